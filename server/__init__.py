@@ -1,0 +1,1 @@
+"""The HTTP service: routers over the store (writes) and an engine (answers)."""

@@ -1,0 +1,1 @@
+"""Turns jobs into memories: the worker process, and the writers it runs."""

@@ -1,0 +1,57 @@
+"""The ``MemoryWriter`` seam: what turns documents into memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from memory_store.records import MemorySpec, PassageMemory, Tier
+
+Progress = Callable[[Sequence[float], str], None]
+"""Called with each document's progress in 0 … 1 and a stage name; may raise to abandon the batch
+(the worker raises when it lost its lease or is asked to stop)."""
+
+
+class WriteError(Exception):
+    """This document cannot be written; trying again would not help. ``code`` is stable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """What a writer is given of a document."""
+
+    document_id: str
+    text: str
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a writer made of one document."""
+
+    passages: Sequence[PassageMemory]
+    result: dict[str, Any]  # loss, perplexity, token_accuracy, steps …: reported on the job
+
+
+class MemoryWriter(Protocol):
+    """Compresses documents, in batches: their memories are independent of each other."""
+
+    @property
+    def spec(self) -> MemorySpec:
+        """Fingerprint and shape of the memories this writer makes."""
+        ...
+
+    def write(
+        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+    ) -> list[Written | WriteError]:
+        """One outcome per document, in order. One bad document never fails its batch.
+
+        The codes come as float32 (m, d); the store encodes them in the collection's format.
+        """
+        ...
