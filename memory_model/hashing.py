@@ -24,7 +24,7 @@ def hash_words(text: str, dim: int) -> npt.NDArray[np.float32]:
     """
     vector = np.zeros(dim, dtype=np.float32)
     for word in WORD.findall(text.lower()):
-        digest = xxhash.xxh64_intdigest(word)
+        digest = xxhash.xxh64_intdigest(word.encode())
         vector[digest % dim] += 1.0 if digest >> 63 else -1.0
     norm = float(np.linalg.norm(vector))
     return vector / norm if norm > 0 else vector

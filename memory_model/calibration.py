@@ -1,0 +1,116 @@
+"""An untrained bundle: heads in closed form, from text the model makes up itself.
+
+No data set and no gradient: the base LLM samples a few thousand tokens of text; the code head is
+the PCA-whitening of its first layers' bidirectional states on them, the expander the ridge
+regression from window codes back to mean token embeddings. Whitening is what makes the pooled
+codes searchable (a few directions of huge variance otherwise decide every cosine).
+
+Symbols: T = calibration tokens, h = hidden size, d = code dimension.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from memory_model.base import BaseModel
+from memory_model.bundle import BundleConfig, build_heads, save_bundle
+from memory_model.compressor import Compressor, window_weights
+from memory_model.errors import BundleError
+from memory_model.expander import Expander
+from memory_model.template import Template
+
+LAYERS = 1
+SEQUENCES, TOKENS = 32, 100
+WHITENING_RIDGE = 0.1  # of the mean eigenvalue: keeps rare directions from being blown up
+EXPANDER_RIDGE = 0.01
+WINDOW_TOKENS = (1, 4, 8, 16)  # window lengths the expander is fitted on
+SEED = 0
+
+
+def create_untrained_bundle(directory: Path, base: BaseModel, *, slots: int, z_dim: int) -> None:
+    """Compute and save the untrained bundle of a base model (about 10 s for the default model).
+
+    Raises:
+        BundleError: ``z_dim`` is larger than the LLM's hidden size.
+    """
+    if z_dim > base.hidden_size:
+        raise BundleError(
+            f"PARAMEM_Z_DIM={z_dim} is larger than {base.name}'s hidden size {base.hidden_size}"
+        )
+    config = BundleConfig(
+        base_model=base.name,
+        weights_hash=base.weights_hash,
+        slots=slots,
+        z_dim=z_dim,
+        layers=LAYERS,
+        template=Template(),
+        trained=False,
+    )
+    compressor, expander = build_heads(config, base)
+    with torch.no_grad():
+        token_ids = sample_text(base)
+        fit_code_head(compressor, token_ids)
+        fit_expander(compressor, expander, token_ids, base)
+    save_bundle(directory, config, compressor, expander)
+
+
+def sample_text(base: BaseModel) -> list[list[int]]:
+    """Text from the model itself, temperature 1. Returns: SEQUENCES lists of TOKENS ids."""
+    start_id = base.tokenizer.bos_token_id or 0
+    if base.tokenizer.unk_token_id is not None and base.tokenizer.chat_template is not None:
+        start_id = base.tokenizer.unk_token_id  # chat models open documents with end-of-text
+    start = torch.full((SEQUENCES, 1), start_id, device=base.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        sampled = base.lm.generate(
+            input_ids=start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=TOKENS,
+            max_new_tokens=TOKENS,
+            pad_token_id=start_id,
+        )
+    rows: list[list[int]] = sampled[:, 1:].tolist()
+    return rows
+
+
+def fit_code_head(compressor: Compressor, token_ids: list[list[int]]) -> None:
+    """Set the code head to the PCA-whitening of token states: z = Λ^(-1/2) Vᵀ (s - mean)."""
+    states = compressor.states(token_ids)[0].flatten(0, 1)  # (T, h)
+    mean = states.mean(dim=0)
+    _, singular, basis = torch.linalg.svd(states - mean, full_matrices=False)  # basis (h, h)
+    variance = singular.square() / len(states)
+    scale = (variance + WHITENING_RIDGE * variance.mean()).rsqrt()
+    d = compressor.code_head.out_features
+    weight = basis[:d] * scale[:d, None]  # (d, h)
+    # the sign of a principal direction is arbitrary: fix it, so that a rerun gives the same codes
+    weight *= weight.gather(1, weight.abs().argmax(dim=1, keepdim=True)).sign()
+    compressor.code_head.weight.copy_(weight)
+    compressor.code_head.bias.copy_(-weight @ mean)
+
+
+def fit_expander(
+    compressor: Compressor, expander: Expander, token_ids: list[list[int]], base: BaseModel
+) -> None:
+    """Set the expander to the ridge regression: window code -> mean token embedding."""
+    states, mask = compressor.states(token_ids)  # (B, L, h)
+    embedded = base.embed_tokens(compressor.pad(token_ids)[0]).float()  # (B, L, h)
+    codes, targets = [], []
+    for tokens in WINDOW_TOKENS:
+        weights = window_weights(mask, mask.shape[1] // tokens)  # (B, windows, L)
+        codes.append(compressor.code_head(weights @ states).flatten(0, 1))
+        targets.append((weights @ embedded).flatten(0, 1))
+    x = torch.cat(codes)  # (N, d)
+    y = torch.cat(targets)  # (N, h)
+    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    gram.diagonal().add_(EXPANDER_RIDGE * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, x.T @ y).T  # (h, d)
+    expander.linear.weight.copy_(weight)
+    expander.linear.bias.copy_(y_mean - weight @ x_mean)

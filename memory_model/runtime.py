@@ -1,0 +1,158 @@
+"""Everything loaded and bound together, ready to read (server) or to write (worker)."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from memory_model.base import load_base
+from memory_model.bundle import Bundle, load_bundle
+from memory_model.calibration import create_untrained_bundle
+from memory_model.reader import Reader
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def open_bundle(
+    model: str,
+    *,
+    cache: Path,
+    bundles: Path,
+    bundle: Path | None,
+    device: str,
+    quantization: str,
+    slots: int,
+    z_dim: int,
+) -> Bundle:
+    """Load the base LLM and its bundle; without one, the untrained bundle of that model.
+
+    The untrained bundle is made once and kept under ``bundles`` (part of the home, because
+    memories are readable only with it).
+
+    Raises:
+        ModelError: the model or the bundle cannot be used; the message says what to do.
+    """
+    base = load_base(model, cache=cache, device=device, quantization=quantization)
+    if bundle is not None:
+        return load_bundle(bundle, base)
+    directory = bundles / f"untrained-{base.weights_hash[:16]}-m{slots}-d{z_dim}"
+    bundles.mkdir(parents=True, exist_ok=True)
+    with (bundles / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # server and worker may start together
+        if not directory.is_dir():
+            create_untrained_bundle(directory, base, slots=slots, z_dim=z_dim)
+    return load_bundle(directory, base)
+
+
+class ReadingModel:
+    """The LLM side of the read path: query vectors and prompts as ``inputs_embeds``.
+
+    Thread-safe: holds no state that a call changes.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._base = bundle.base
+        self._reader = Reader(bundle.base, bundle.expander, bundle.config.template)
+        self.lm: Any = bundle.read_lm
+        self.name = bundle.base.name
+        self.fingerprint = bundle.fingerprint
+        self.slots = bundle.config.slots
+        self.z_dim = bundle.config.z_dim
+        self.context_tokens = bundle.base.context_tokens
+        self.device = bundle.base.device
+        self.dtype = bundle.base.dtype
+        self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
+        self._selections = {"router": self._router, "cosine": self._cosine}
+        self.selections = tuple(sorted(self._selections))
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        cache: Path,
+        bundles: Path,
+        bundle: Path | None,
+        device: str,
+        quantization: str,
+        slots: int,
+        z_dim: int,
+    ) -> ReadingModel:
+        """See :func:`open_bundle`."""
+        return cls(
+            open_bundle(
+                model,
+                cache=cache,
+                bundles=bundles,
+                bundle=bundle,
+                device=device,
+                quantization=quantization,
+                slots=slots,
+                z_dim=z_dim,
+            )
+        )
+
+    @torch.inference_mode()
+    def embed_query(self, query: str, selection: str) -> FloatArray:
+        """The vector the index is searched with. Returns: (d,) float32, unit norm.
+
+        Raises:
+            KeyError: unknown selection.
+        """
+        token_ids = self._base.tokenize(query)
+        vector: FloatArray = self._selections[selection](token_ids).cpu().numpy()
+        return vector
+
+    def _router(self, token_ids: list[int]) -> torch.Tensor:
+        """The compressor's own mean code of the query (d,)."""
+        return self._bundle.compressor.embed_queries([token_ids])[0]
+
+    def _cosine(self, token_ids: list[int]) -> torch.Tensor:
+        """The untrained baseline: mean query token embedding q against mean expanded z.
+
+        With the expander x = W z + b, <q - b, W z> = <Wᵀ(q - b), z>: the product is taken in
+        code space, where the index is; lengths are normalised there too.
+        """
+        linear = self._bundle.expander.linear
+        ids = torch.tensor(token_ids, device=self.device)
+        mean = self._base.embed_tokens(ids).float().mean(dim=0)  # (h,)
+        return functional.normalize((mean - linear.bias) @ linear.weight, dim=0)  # (d,)
+
+    @torch.inference_mode()
+    def prompt_embeds(
+        self, query: str | None, codes: Sequence[FloatArray], texts: Sequence[str]
+    ) -> torch.Tensor:
+        """The prompt of one request.
+
+        Args:
+            query: None decodes the memories back into text.
+            codes: K of (m, d); texts: K passages as text instead; neither: closed book.
+
+        Returns: (T, h) in the LLM's dtype, on its device.
+        """
+        if codes:
+            stacked = torch.from_numpy(np.stack(codes)).to(self.device)  # (K, m, d)
+            return self._reader.memory_prompt(query, stacked)
+        return self._reader.text_prompt(query or "", texts)
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, h)"""
+        return self._base.embed_tokens(token_ids)
+
+    def decode(self, token_ids: list[int]) -> str:
+        text: str = self._base.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+
+def _stop_token_ids(lm: Any, tokenizer: Any) -> frozenset[int]:
+    eos = lm.generation_config.eos_token_id
+    configured = eos if isinstance(eos, list) else [eos]
+    return frozenset(i for i in (*configured, tokenizer.eos_token_id) if i is not None)
