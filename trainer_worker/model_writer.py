@@ -1,0 +1,212 @@
+"""The LLM as a ``MemoryWriter``: compress (fast), then refine by gradient (fit)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from memory_model.bundle import Bundle
+from memory_model.compressor import keys
+from memory_model.errors import TextError
+from memory_model.likelihood import Targets
+from memory_model.passages import Passage, PassageSplitter
+from memory_model.runtime import open_bundle
+from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
+from paramem.settings import Settings
+from trainer_worker.fit import Fitter
+from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
+
+MAX_PASSAGES = 4096
+"""Per document. The HTTP surface bounds documents in bytes; this bounds them in work."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One passage of one document of the batch."""
+
+    document: int
+    passage: Passage
+
+
+class ModelWriter:
+    """Writes memories with a loaded bundle."""
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self._bundle = bundle
+        self._splitter = PassageSplitter(bundle.base.tokenize, settings.passage_tokens)
+        self._fitter = Fitter(
+            bundle, steps=settings.fit_steps, learning_rate=settings.fit_learning_rate
+        )
+        self._batch_passages = settings.batch_passages
+        self.spec = MemorySpec(
+            fingerprint=bundle.fingerprint,
+            slots=bundle.config.slots,
+            z_dim=bundle.config.z_dim,
+            code_format=CodeFormat(settings.code_format),
+        )
+
+    @classmethod
+    def load(cls, settings: Settings) -> ModelWriter:
+        """Load the model and its bundle; seconds to minutes.
+
+        Raises:
+            ModelError: the model or the bundle cannot be used.
+        """
+        bundle = open_bundle(
+            settings.model,
+            cache=settings.cache,
+            bundles=settings.home / "bundles",
+            bundle=settings.bundle,
+            device=settings.device,
+            quantization=settings.quantization,
+            slots=settings.slots,
+            z_dim=settings.z_dim,
+        )
+        return cls(bundle, settings)
+
+    def write(
+        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+    ) -> list[Written | WriteError]:
+        """See :class:`MemoryWriter`. Passages of all documents share batches, by length."""
+        split = [self._split(document.text) for document in documents]
+        items = [
+            _Item(number, passage)
+            for number, passages in enumerate(split)
+            if not isinstance(passages, WriteError)
+            for passage in passages
+        ]
+        meter = _Meter(items, len(documents), tier, progress)
+        made: dict[tuple[int, int], PassageMemory] = {}
+        for batch in self._batches(items):
+            memories = self._write_batch([item.passage for item in batch], tier, meter, batch)
+            made |= {
+                (item.document, item.passage.start): memory
+                for item, memory in zip(batch, memories, strict=True)
+            }
+        return [
+            passages
+            if isinstance(passages, WriteError)
+            else _summarise([made[number, passage.start] for passage in passages])
+            for number, passages in enumerate(split)
+        ]
+
+    def _split(self, text: str) -> list[Passage] | WriteError:
+        try:
+            passages = self._splitter.split(text)
+        except TextError as error:
+            return WriteError("empty_text", str(error))
+        if len(passages) > MAX_PASSAGES:
+            return WriteError(
+                "text_too_long",
+                f"the text makes {len(passages)} passages, more than {MAX_PASSAGES}; split it",
+            )
+        return passages
+
+    def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        """Batches of passages of similar length, so that little padding is computed."""
+        ordered = sorted(items, key=lambda item: len(item.passage.token_ids))
+        for start in range(0, len(ordered), self._batch_passages):
+            yield ordered[start : start + self._batch_passages]
+
+    def _write_batch(
+        self, passages: Sequence[Passage], tier: Tier, meter: _Meter, batch: Sequence[_Item]
+    ) -> list[PassageMemory]:
+        token_ids = [passage.token_ids for passage in passages]
+        with torch.no_grad():
+            codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
+        # the key is that of the first guess: refinement moves z for the reader, not for the index
+        index_keys = keys(codes).cpu().numpy()
+        if tier is Tier.FIT:
+            codes, reports = self._fitter.fit(
+                passages, codes, lambda share: meter.report(batch, share)
+            )
+            stats = [
+                {
+                    "nats_per_token": report.nats,
+                    "nats_per_token_without_memory": report.nats_without_memory,
+                    "nats_per_token_first_guess": report.nats_first_guess,
+                    "token_accuracy": report.token_accuracy,
+                    "held_out_kl": report.held_out_kl,
+                    "held_out_kl_first_guess": report.held_out_kl_first_guess,
+                    "steps": float(report.steps),
+                    "accepted": float(report.accepted),
+                }
+                for report in reports
+            ]
+        else:
+            stats = self._measure(codes, token_ids)
+        meter.report(batch, 1.0)
+        stored = codes.cpu().numpy().astype(np.float32)
+        return [
+            PassageMemory(
+                codes=stored[i],
+                key=index_keys[i],
+                text_start=passage.start,
+                text_end=passage.end,
+                num_tokens=len(passage.token_ids),
+                stats=stats[i],
+            )
+            for i, passage in enumerate(passages)
+        ]
+
+    def _measure(
+        self, codes: torch.Tensor, token_ids: Sequence[Sequence[int]]
+    ) -> list[dict[str, float]]:
+        """How well the first guess remembers, per passage."""
+        targets = Targets.pad(token_ids, codes.device)
+        loss, accuracy = self._fitter.measure(codes, targets)
+        without, _ = self._fitter.measure(None, targets)
+        return [
+            {
+                "nats_per_token": float(loss[i]),
+                "nats_per_token_without_memory": float(without[i]),
+                "token_accuracy": float(accuracy[i]),
+                "steps": 0.0,
+            }
+            for i in range(len(token_ids))
+        ]
+
+
+class _Meter:
+    """Turns progress on passages into progress on documents."""
+
+    def __init__(
+        self, items: Sequence[_Item], documents: int, tier: Tier, progress: Progress
+    ) -> None:
+        self._totals = [0] * documents
+        for item in items:
+            self._totals[item.document] += 1
+        self._done = [0.0] * documents
+        self._shares: dict[tuple[int, int], float] = {}
+        self._stage = str(tier)
+        self._progress = progress
+
+    def report(self, batch: Sequence[_Item], share: float) -> None:
+        for item in batch:
+            key = (item.document, item.passage.start)
+            self._done[item.document] += share - self._shares.get(key, 0.0)
+            self._shares[key] = share
+        self._progress(
+            [
+                done / total if total else 1.0
+                for done, total in zip(self._done, self._totals, strict=True)
+            ],
+            self._stage,
+        )
+
+
+def _summarise(passages: list[PassageMemory]) -> Written:
+    """The document's figures: token-weighted means over its passages."""
+    tokens = np.array([passage.num_tokens for passage in passages], dtype=np.float64)
+    result: dict[str, Any] = {"passages": len(passages), "tokens": int(tokens.sum())}
+    for name in passages[0].stats:
+        values = np.array([passage.stats[name] for passage in passages])
+        result[name] = float((values * tokens).sum() / tokens.sum())
+    result["loss"] = result["nats_per_token"]
+    result["perplexity"] = math.exp(min(result["nats_per_token"], 50.0))
+    return Written(passages, result)

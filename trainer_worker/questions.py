@@ -1,0 +1,134 @@
+"""Self-made questions: what the LLM itself asks and answers about a passage it reads as text.
+
+They are the second half of the fit's objective. A memory that only reconstructs its passage may
+still break the reader, so the fit also pulls the answers from the memory towards the answers the
+same LLM gives from the text (context distillation, Snell et al. 2022; Cartridges, 2025).
+
+Symbols: B = passages, A = answer tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memory_model.bundle import Bundle
+from memory_model.likelihood import Targets, target_logits
+from memory_model.reader import Reader
+
+ASK = "Write one short question about a fact in the text above."
+OPENINGS = ("What", "Who", "When", "Which", "Where", "How")
+"""First words forced on the model, in turn: small models otherwise repeat the instruction."""
+QUESTION_TOKENS, ANSWER_TOKENS = 24, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question on one passage, with the text-reading LLM's answer and its distribution."""
+
+    suffix: tuple[int, ...]  # prompt tokens after the memory: the question in the template
+    answer: tuple[int, ...]  # A greedy answer tokens
+    teacher: torch.Tensor  # (A, V) log-probabilities, in the LLM's dtype
+
+
+class QuestionMaker:
+    """Makes questions for batches of passages."""
+
+    def __init__(self, bundle: Bundle, reader: Reader) -> None:
+        self._bundle = bundle
+        self._reader = reader
+        self._tokenizer = bundle.base.tokenizer
+
+    @torch.no_grad()
+    def make(self, texts: Sequence[str], count: int) -> list[list[Question]]:
+        """``count`` questions per passage, greedy and therefore the same every time."""
+        rounds = [self._one_round(texts, OPENINGS[i % len(OPENINGS)]) for i in range(count)]
+        return [list(questions) for questions in zip(*rounds, strict=True)]
+
+    def _one_round(self, texts: Sequence[str], opening: str) -> list[Question]:
+        opening_ids = self._bundle.base.tokenize(opening)
+        asking = [[*self._reader.text_prompt_tokens(ASK, [text]), *opening_ids] for text in texts]
+        queries = [
+            opening + self._tokenizer.decode(ids, skip_special_tokens=True).split("\n")[0]
+            for ids in self._generate(asking, QUESTION_TOKENS)
+        ]
+        prompts = [
+            self._reader.text_prompt_tokens(query, [text])
+            for query, text in zip(queries, texts, strict=True)
+        ]
+        answers = self._generate(prompts, ANSWER_TOKENS)
+        teachers = self._teach(prompts, answers)
+        return [
+            Question(tuple(self._reader.suffix_tokens(query)), tuple(answer), teacher)
+            for query, answer, teacher in zip(queries, answers, teachers, strict=True)
+        ]
+
+    def _generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations, cut before the end-of-turn token but never empty."""
+        lm, pad = self._bundle.read_lm, self._tokenizer.pad_token_id or 0
+        ids, mask = self._pad_left(prompts)
+        generated = lm.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+        )[:, ids.shape[1] :]
+        stop = self._tokenizer.eos_token_id
+        rows: list[list[int]] = generated.tolist()
+        return [row[: max(1, row.index(stop))] if stop in row else row for row in rows]
+
+    def _teach(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[torch.Tensor]:
+        """Teacher's log-probabilities over each answer: B of (A, V)."""
+        lm = self._bundle.read_lm
+        ids, mask = self._pad_left(prompts)
+        targets = Targets.pad(answers, ids.device)
+        logits = target_logits(lm, self._bundle.base.embed_tokens(ids), mask, targets)  # (B, A, V)
+        log_probs = logits.log_softmax(dim=-1).to(self._bundle.base.dtype)
+        return [row[: len(answer)] for row, answer in zip(log_probs, answers, strict=True)]
+
+    def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns: ids (B, P) and mask (B, P) bool."""
+        longest = max(len(row) for row in rows)
+        device = self._bundle.base.device
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+        return ids, mask
+
+
+def divergence(
+    lm: Any, prompts: Sequence[torch.Tensor], questions: Sequence[Question]
+) -> torch.Tensor:
+    """KL(teacher from text || student from memory) per answer token, one question per row.
+
+    Args:
+        prompts: B of (P_i, h), memory prompts that end before the question's suffix.
+
+    Returns: (B,) nats, differentiable in the prompts.
+    """
+    embed = lm.get_input_embeddings()
+    device = prompts[0].device
+    full = [
+        torch.cat([prompt, embed(torch.tensor(question.suffix, device=device)).to(prompt.dtype)])
+        for prompt, question in zip(prompts, questions, strict=True)
+    ]
+    longest = max(len(row) for row in full)
+    padded = torch.stack(
+        [torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in full]
+    )
+    lengths = torch.tensor([len(row) for row in full], device=device)
+    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (B, P)
+    targets = Targets.pad([question.answer for question in questions], device)
+    student = target_logits(lm, padded, mask, targets).log_softmax(dim=-1)  # (B, A, V)
+    losses = []
+    for row, question in zip(student, questions, strict=True):
+        teacher = question.teacher.float()  # (A, V)
+        kl = (teacher.exp() * (teacher - row[: len(teacher)])).sum(dim=-1)  # (A,)
+        losses.append(kl.mean())
+    return torch.stack(losses)
