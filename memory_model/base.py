@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import xxhash
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
 from memory_model import library
 from memory_model.errors import ModelError
@@ -94,6 +95,7 @@ def load_base(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+    transformers_logging.disable_progress_bar()  # a daemon has no terminal
     lm = AutoModelForCausalLM.from_pretrained(path, **options)
     if chosen == "none":
         lm.to(place)

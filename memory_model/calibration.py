@@ -25,6 +25,8 @@ LAYERS = 1
 SEQUENCES, TOKENS = 32, 100
 WHITENING_RIDGE = 0.1  # of the mean eigenvalue: keeps rare directions from being blown up
 EXPANDER_RIDGE = 0.01
+EXPANDER_GAIN = 2.0
+NEUTRAL_TEXT = "\n"
 WINDOW_TOKENS = (1, 4, 8, 16)  # window lengths the expander is fitted on
 SEED = 0
 
@@ -97,7 +99,13 @@ def fit_code_head(compressor: Compressor, token_ids: list[list[int]]) -> None:
 def fit_expander(
     compressor: Compressor, expander: Expander, token_ids: list[list[int]], base: BaseModel
 ) -> None:
-    """Set the expander to the ridge regression: window code -> mean token embedding."""
+    """Set the expander to a neutral token plus what the window's mean embedding has of its own.
+
+    The linear part is the ridge regression from window code to (centred) mean token embedding.
+    Its plain sum with the mean is a vector that no LLM has seen, and costs an untrained reader
+    5 nats per token; around the embedding of a line break it costs nothing, and the fit starts
+    from there (experiments/LOG.md).
+    """
     states, mask = compressor.states(token_ids)  # (B, L, h)
     embedded = base.embed_tokens(compressor.pad(token_ids)[0]).float()  # (B, L, h)
     codes, targets = [], []
@@ -107,10 +115,10 @@ def fit_expander(
         targets.append((weights @ embedded).flatten(0, 1))
     x = torch.cat(codes)  # (N, d)
     y = torch.cat(targets)  # (N, h)
-    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
-    x, y = x - x_mean, y - y_mean
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     gram = x.T @ x
     gram.diagonal().add_(EXPANDER_RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, x.T @ y).T  # (h, d)
-    expander.linear.weight.copy_(weight)
-    expander.linear.bias.copy_(y_mean - weight @ x_mean)
+    neutral = torch.tensor(base.tokenize(NEUTRAL_TEXT)[-1:], device=base.device)
+    expander.linear.weight.copy_(EXPANDER_GAIN * weight)
+    expander.linear.bias.copy_(base.embed_tokens(neutral)[0])

@@ -69,6 +69,7 @@ class ReadingModel:
         self.context_tokens = bundle.base.context_tokens
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
+        self._mean_embedding = bundle.base.embedding_table.float().mean(dim=0)  # (h,)
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self._selections = {"router": self._router, "cosine": self._cosine}
         self.selections = tuple(sorted(self._selections))
@@ -118,13 +119,13 @@ class ReadingModel:
     def _cosine(self, token_ids: list[int]) -> torch.Tensor:
         """The untrained baseline: mean query token embedding q against mean expanded z.
 
-        With the expander x = W z + b, <q - b, W z> = <Wᵀ(q - b), z>: the product is taken in
-        code space, where the index is; lengths are normalised there too.
+        With the expander x = W z + b and q centred on the embedding table's mean,
+        <q, W z> = <Wᵀ q, z>: the product is taken in code space, where the index is; lengths are
+        normalised there too.
         """
-        linear = self._bundle.expander.linear
         ids = torch.tensor(token_ids, device=self.device)
-        mean = self._base.embed_tokens(ids).float().mean(dim=0)  # (h,)
-        return functional.normalize((mean - linear.bias) @ linear.weight, dim=0)  # (d,)
+        mean = self._base.embed_tokens(ids).float().mean(dim=0) - self._mean_embedding  # (h,)
+        return functional.normalize(mean @ self._bundle.expander.linear.weight, dim=0)  # (d,)
 
     @torch.inference_mode()
     def prompt_embeds(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.tiny import save_tiny_model
+
+if TYPE_CHECKING:
+    from memory_model.bundle import Bundle
 
 # Nothing in the suite may reach a hub; two threads spin-waiting on shared cores slow everything.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,3 +30,20 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny random causal LM."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The untrained bundle of the tiny model: m = 4 slots, d = 32."""
+    from memory_model.runtime import open_bundle
+
+    return open_bundle(
+        str(tiny_model),
+        cache=tmp_path_factory.mktemp("cache"),
+        bundles=tmp_path_factory.mktemp("bundles"),
+        bundle=None,
+        device="cpu",
+        quantization="auto",
+        slots=4,
+        z_dim=32,
+    )

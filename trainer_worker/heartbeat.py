@@ -59,9 +59,8 @@ class Heartbeat:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._closed.set()
-        self._thread.join()
         self.sign_off()
+        self._thread.join()
 
     def become(self, state: str, *, fingerprint: str | None = None) -> None:
         """Publish a new state (loading, idle, working, stopping) now."""
@@ -99,6 +98,8 @@ class Heartbeat:
     def beat(self) -> None:
         """Publish now. A store that cannot be written is logged, not raised: the next beat may."""
         with self._beating:
+            if self._closed.is_set():
+                return
             with self._guard:
                 state, fingerprint = self._state, self._fingerprint
                 progress = dict(self._progress)
@@ -122,8 +123,12 @@ class Heartbeat:
                 log.warning("heartbeat_failed", worker_id=self.worker_id, exc_info=True)
 
     def sign_off(self) -> None:
-        """Give every lease back and leave the list of workers. Never raises: leases expire."""
+        """Give every lease back and leave the list of workers, for good.
+
+        Never raises: a lease that could not be given back expires.
+        """
         with self._beating:
+            self._closed.set()
             try:
                 self._store.jobs.release(self.worker_id)
                 self._store.forget_worker(self.worker_id)

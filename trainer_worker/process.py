@@ -45,6 +45,7 @@ def run_worker(
     configure_logging(settings.log_level)
     drain = Drain(settings.shutdown_grace_s)
     failures: list[BaseException] = []
+    loaded = threading.Event()
     with _drained_by_signals(drain), _open_store(settings) as store:
         heartbeat = Heartbeat(
             store, _new_worker_id(), every_s=settings.heartbeat_s, lease_s=settings.lease_s
@@ -54,6 +55,7 @@ def run_worker(
             try:
                 with heartbeat:
                     writer = make_writer(settings)
+                    loaded.set()
                     heartbeat.become("idle", fingerprint=writer.spec.fingerprint)
                     log.info("worker_ready", worker_id=heartbeat.worker_id)
                     Worker(store, writer, heartbeat, drain, settings).run()
@@ -65,8 +67,11 @@ def run_worker(
         thread.start()
         while thread.is_alive():
             thread.join(0.1)
-            if drain.overdue_s > ABANDON_S:
-                log.warning("worker_abandoned_its_batch", worker_id=heartbeat.worker_id)
+            loading = not loaded.is_set()  # no batch to wait for
+            if drain.overdue_s > ABANDON_S or (drain.requested and loading and thread.is_alive()):
+                log.warning(
+                    "worker_abandoned", worker_id=heartbeat.worker_id, while_loading=loading
+                )
                 heartbeat.sign_off()
                 logging.shutdown()
                 # The thread cannot be stopped, and must not commit after the leases are gone.

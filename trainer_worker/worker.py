@@ -6,6 +6,7 @@ What can go wrong, and what becomes of the job:
 the writer refuses a document          failed, with the writer's code
 the writer raises                      every document again on its own; the one that raises alone
                                        is tried again later, dead after ``max_attempts``
+the process is killed                  each document again on its own, when the lease has expired
 out of memory                          the batch again in halves
 disk full, catalogue locked            back to the queue, attempt not counted, after a pause
 bundle and collection disagree         failed: trying again cannot help
@@ -153,8 +154,8 @@ class Worker:
                 self._fail(job, FingerprintMismatchError.code, _mismatch(spec, mine), tally)
             return
         tasks = [task for job in jobs if (task := self._load(job, tally)) is not None]
-        if tasks:
-            self._write(tasks, spec, tally)
+        for part in _parts(tasks):
+            self._write(part, spec, tally)
 
     def _load(self, job: Job, tally: _Tally) -> _Task | None:
         try:
@@ -260,6 +261,19 @@ class Worker:
         with contextlib.suppress(StoreError):
             end()
         self._heartbeat.drop([job.job_id])
+
+
+def _parts(tasks: Sequence[_Task]) -> list[list[_Task]]:
+    """What is written together: new jobs; each job that was tried before on its own.
+
+    A document that kills the process takes its batch's attempts with it. Alone, and every other
+    time from the other end, those before it and those after it get through before it is dead.
+    """
+    fresh = [task for task in tasks if task.job.attempts <= 1]
+    suspects = [[task] for task in tasks if task.job.attempts > 1]
+    if any(part[0].job.attempts % 2 for part in suspects):
+        suspects.reverse()
+    return [fresh, *suspects] if fresh else suspects
 
 
 def _mismatch(collection: MemorySpec, writer: MemorySpec) -> str:

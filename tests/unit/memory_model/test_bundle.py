@@ -1,0 +1,120 @@
+"""Bundles: what is saved is what is loaded, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from memory_model.base import load_base
+from memory_model.bundle import Bundle, BundleConfig, load_bundle, save_bundle
+from memory_model.calibration import create_untrained_bundle
+from memory_model.errors import BundleError, BundleMismatchError
+from memory_model.template import Template
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture
+def saved(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    save_bundle(
+        tmp_path / "bundle", tiny_bundle.config, tiny_bundle.compressor, tiny_bundle.expander
+    )
+    return tmp_path / "bundle"
+
+
+def test_a_loaded_bundle_makes_the_same_codes(tiny_bundle: Bundle, saved: Path) -> None:
+    loaded = load_bundle(saved, tiny_bundle.base)
+    assert loaded.fingerprint == tiny_bundle.fingerprint
+    tokens = [[3, 50, 60, 70]]
+    with torch.no_grad():
+        expected = tiny_bundle.compressor.compress(tokens)
+        torch.testing.assert_close(loaded.compressor.compress(tokens), expected)
+
+
+def test_making_the_untrained_bundle_twice_gives_the_same_fingerprint(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    create_untrained_bundle(tmp_path / "again", tiny_bundle.base, slots=4, z_dim=32)
+    assert load_bundle(tmp_path / "again", tiny_bundle.base).fingerprint == tiny_bundle.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slots": 8},
+        {"layers": 2},
+        {"template": Template(system="Reply.")},
+        {"weights_hash": "0"},
+        {"checksums": {"heads.safetensors": "0"}},
+    ],
+)
+def test_whatever_a_memory_depends_on_changes_the_fingerprint(
+    tiny_bundle: Bundle, change: dict[str, object]
+) -> None:
+    changed = tiny_bundle.config.model_copy(update=change)
+    assert changed.fingerprint != tiny_bundle.fingerprint
+
+
+def test_a_flipped_bit_in_the_heads_is_refused(tiny_bundle: Bundle, saved: Path) -> None:
+    file = saved / "heads.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"heads\.safetensors is damaged"):
+        load_bundle(saved, tiny_bundle.base)
+
+
+def test_a_bundle_of_another_model_is_refused_with_both_hashes(
+    tiny_bundle: Bundle, saved: Path, tmp_path: Path
+) -> None:
+    other = load_base(str(save_tiny_model(tmp_path / "other", seed=1)), cache=tmp_path)
+    with pytest.raises(BundleMismatchError) as caught:
+        load_bundle(saved, other)
+    assert tiny_bundle.base.weights_hash in str(caught.value)
+    assert other.weights_hash in str(caught.value)
+
+
+def test_a_bundle_of_a_newer_format_is_refused(tiny_bundle: Bundle, saved: Path) -> None:
+    file = saved / "bundle.json"
+    config = json.loads(file.read_text()) | {"format_version": 2}
+    file.write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="format_version"):
+        load_bundle(saved, tiny_bundle.base)
+
+
+def test_a_folder_without_a_bundle_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json is missing"):
+        load_bundle(tmp_path, tiny_bundle.base)
+
+
+def test_codes_wider_than_the_model_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="PARAMEM_Z_DIM=65"):
+        create_untrained_bundle(tmp_path / "wide", tiny_bundle.base, slots=4, z_dim=65)
+
+
+def test_a_trained_bundle_with_adapters_drops_in(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapters = {}
+    for name in ("write_adapter", "read_adapter"):
+        base = load_base(str(tiny_model), cache=tmp_path)
+        lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        adapters[name] = get_peft_model(base.lm, lora)
+    config = BundleConfig(**tiny_bundle.config.model_dump() | {"trained": True})
+    save_bundle(
+        tmp_path / "trained", config, tiny_bundle.compressor, tiny_bundle.expander, adapters
+    )
+    loaded = load_bundle(tmp_path / "trained", tiny_bundle.base)
+
+    tokens = torch.tensor([[3, 50, 60, 70]])
+    with torch.no_grad():
+        expected = adapters["read_adapter"](input_ids=tokens).logits
+        torch.testing.assert_close(loaded.read_lm(input_ids=tokens).logits, expected)
+        plain = tiny_bundle.compressor.compress(tokens.tolist())
+        assert (loaded.compressor.compress(tokens.tolist()) - plain).abs().max() > 1e-4
+    assert loaded.fingerprint != tiny_bundle.fingerprint
