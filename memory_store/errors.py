@@ -10,6 +10,7 @@ StoreError
 ├── DiskFullError            below the disk floor, or the write hit ENOSPC
 ├── InvalidCursorError       a cursor this store did not make
 ├── InvalidFilterError       a filter the store cannot apply
+├── InvalidMemoryError       a code that cannot be stored: wrong shape, NaN, out of range
 ├── CorruptionError          checksum, header or catalogue does not agree with itself
 └── IncompatibleFormatError  written by a newer paramem
 """
@@ -66,6 +67,10 @@ class InvalidCursorError(StoreError):
 
 class InvalidFilterError(StoreError):
     code = "invalid_filter"
+
+
+class InvalidMemoryError(StoreError):
+    code = "invalid_memory"
 
 
 class CorruptionError(StoreError):

@@ -217,3 +217,43 @@ class Problem:
     message: str
     repair: str
     repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSource:
+    """What a worker is given of the document version its job is about."""
+
+    document_id: str
+    text: str
+    title: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport:
+    """What a compaction did."""
+
+    shards_before: int
+    shards_after: int
+    rows_dropped: int  # shard rows no memory points to any more
+    bytes_freed: int  # shards and catalogue together; negative if both grew meanwhile
+    shards_skipped: int = 0  # damaged ones, left as they are for doctor
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counters for metrics. The last two count events of this process only."""
+
+    documents: int
+    memories: int
+    queued: int
+    running: int
+    dead: int
+    oldest_queued_age_s: float
+    shard_bytes: int
+    text_bytes: int
+    catalogue_bytes: int
+    index_bytes: int
+    live_rows: int
+    dead_rows: int
+    checksum_failures: int
+    index_rebuilds: int

@@ -1,0 +1,246 @@
+"""The asynchronous client: method for method the synchronous one, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+from tenacity import AsyncRetrying
+
+from clients import calls
+from clients.calls import Call, QueryOptions, WriteOptions
+from clients.documents import Document, PendingBatch, split_batches
+from clients.errors import JobFailedError, TooLargeError, WaitTimeoutError
+from clients.events import JOB_EVENTS, QUERY_EVENTS, EventKind, QueryEvent
+from clients.responses import raise_for_error
+from clients.results import (
+    Answer,
+    BatchLine,
+    Collection,
+    Job,
+    Memory,
+    Page,
+    Readiness,
+    Reconstruction,
+    Version,
+)
+from clients.retries import RetryPolicy
+from clients.transport import as_client_error, broken_off, http_options
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A connection to a paramem server. Belongs to one event loop; close it when done.
+
+    Whatever goes wrong between here and the answer is one of :mod:`clients.errors`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 300.0,
+        retries: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, timeout_s))
+        self._retries = retries or RetryPolicy()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        return str(self._http.base_url)
+
+    # --- writing
+
+    async def write(
+        self, text: str, *, idempotency_key: str | None = None, **options: Unpack[WriteOptions]
+    ) -> Job:
+        """Queue a document; durable once this returns. Readable when the job has succeeded."""
+        return await self._run(calls.write(Document(text=text, **options), idempotency_key))
+
+    async def write_many(self, documents: Iterable[Document]) -> AsyncIterator[BatchLine]:
+        """Queue documents in batches; one line each, in the order they were accepted.
+
+        One refused document never keeps the others back. While the server's queue is full it
+        waits for room.
+        """
+        for batch in split_batches(documents):
+            pending = PendingBatch(batch, self._retries)
+            while sent := pending.next_round:
+                await asyncio.sleep(pending.pause_s)
+                try:
+                    lines = pending.settle(await self._run(calls.write_batch(sent)))
+                except TooLargeError as error:
+                    lines = pending.refuse(error)
+                for line in lines:
+                    yield line
+
+    async def wait(
+        self, job: Job | str, *, timeout_s: float | None = None, poll_s: float = 0.2
+    ) -> Job:
+        """Return the job once it has succeeded.
+
+        Raises: JobFailedError when it ends otherwise, WaitTimeoutError.
+        """
+        job_id = job if isinstance(job, str) else job.job_id
+        started = time.monotonic()
+        while not (current := await self.job(job_id)).is_final:
+            if timeout_s is not None and time.monotonic() - started >= timeout_s:
+                raise WaitTimeoutError(current, timeout_s)
+            await asyncio.sleep(poll_s)
+        if not current.succeeded:
+            raise JobFailedError(current)
+        return current
+
+    # --- asking
+
+    async def query(self, query: str, **options: Unpack[QueryOptions]) -> Answer:
+        return await self._run(calls.query(query, **options))
+
+    @asynccontextmanager
+    async def query_stream(
+        self, query: str, **options: Unpack[QueryOptions]
+    ) -> AsyncIterator[AsyncIterator[QueryEvent]]:
+        """``async with client.query_stream(…) as events``: leaving the block cancels the answer."""
+        async with self._stream(calls.query(query, stream=True, **options), QUERY_EVENTS) as events:
+            yield events
+
+    # --- jobs
+
+    async def job(self, job_id: str) -> Job:
+        return await self._run(calls.job(job_id))
+
+    async def jobs(
+        self,
+        *,
+        status: str | None = None,
+        collection: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Page[Job]:
+        return await self._run(calls.jobs(status, collection, cursor, limit))
+
+    @asynccontextmanager
+    async def job_events(self, job_id: str) -> AsyncIterator[AsyncIterator[Job]]:
+        """``async with client.job_events(id) as jobs``: the job at each change, final one last."""
+        async with self._stream(calls.job_events(job_id), JOB_EVENTS) as events:
+            yield events
+
+    async def cancel(self, job_id: str) -> Job:
+        return await self._run(calls.cancel(job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Queue a failed, dead or cancelled job again."""
+        return await self._run(calls.retry(job_id))
+
+    # --- memories
+
+    async def memory(self, document_id: str, *, collection: str = "default") -> Memory:
+        return await self._run(calls.memory(document_id, collection))
+
+    async def memories(
+        self,
+        *,
+        collection: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Page[Memory]:
+        return await self._run(calls.memories(collection, cursor, limit))
+
+    async def reconstruction(
+        self,
+        document_id: str,
+        *,
+        collection: str = "default",
+        max_new_tokens: int | None = None,
+    ) -> Reconstruction:
+        """What the LLM recites from the memory alone."""
+        return await self._run(calls.reconstruction(document_id, collection, max_new_tokens))
+
+    async def delete(self, document_id: str, *, collection: str = "default") -> None:
+        await self._run(calls.delete(document_id, collection))
+
+    async def delete_where(self, filters: Mapping[str, Any], *, collection: str = "default") -> int:
+        """Delete every document whose metadata match; how many that were."""
+        return await self._run(calls.delete_where(filters, collection))
+
+    # --- collections and the server
+
+    async def collections(
+        self, *, cursor: str | None = None, limit: int | None = None
+    ) -> Page[Collection]:
+        return await self._run(calls.collections(cursor, limit))
+
+    async def put_collection(self, name: str) -> Collection:
+        return await self._run(calls.put_collection(name))
+
+    async def delete_collection(self, name: str) -> None:
+        await self._run(calls.delete_collection(name))
+
+    async def ready(self) -> Readiness:
+        return await self._run(calls.ready())
+
+    async def version(self) -> Version:
+        return await self._run(calls.version())
+
+    # --- sending
+
+    async def _run(self, call: Call[T]) -> T:
+        return call.parse(await self._send(call, stream=False))
+
+    async def _send(self, call: Call[Any], *, stream: bool) -> httpx.Response:
+        """Send as often as the policy allows; return a successful response."""
+
+        async def attempt() -> httpx.Response:
+            try:
+                response = await self._http.send(call.request(self._http), stream=stream)
+                if response.is_error:
+                    await response.aread()
+            except httpx.RequestError as error:
+                raise as_client_error(error, self._http.base_url) from error
+            raise_for_error(response, call.answers)
+            return response
+
+        return await AsyncRetrying(**self._retries.options(call.repeatable))(attempt)
+
+    @asynccontextmanager
+    async def _stream(self, call: Call[Any], kind: EventKind[T]) -> AsyncIterator[AsyncIterator[T]]:
+        response = await self._send(call, stream=True)
+        try:
+            yield self._events(response, kind)
+        finally:
+            await response.aclose()
+
+    async def _events(self, response: httpx.Response, kind: EventKind[T]) -> AsyncIterator[T]:
+        try:
+            async for raw in EventSource(response).aiter_sse():
+                event = kind.decode(raw)
+                if event is not None:
+                    yield event
+                    if kind.is_last(event):
+                        return
+        except httpx.RequestError as error:
+            raise as_client_error(error, self._http.base_url) from error
+        raise broken_off(self._http.base_url)

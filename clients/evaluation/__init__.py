@@ -1,0 +1,1 @@
+"""Answer quality, reconstruction, size and speed of a running endpoint, over HTTP alone."""

@@ -1,0 +1,72 @@
+"""What an evaluation does: which set, written how, asked how."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from clients.calls import QueryOptions
+from clients.evaluation.data import Question
+from clients.results import Context, WriteMode
+
+
+class Setting(StrEnum):
+    """What the LLM is given with a question. "oracle": the gold documents instead of selection."""
+
+    MEMORY = "memory"
+    MEMORY_ORACLE = "memory-oracle"
+    TEXT = "text"
+    TEXT_ORACLE = "text-oracle"
+    CLOSED = "closed"
+
+    @property
+    def context(self) -> Context:
+        if self is Setting.CLOSED:
+            return "none"
+        return "text" if self in (Setting.TEXT, Setting.TEXT_ORACLE) else "memory"
+
+    @property
+    def is_oracle(self) -> bool:
+        return self in (Setting.MEMORY_ORACLE, Setting.TEXT_ORACLE)
+
+    @property
+    def selects(self) -> bool:
+        """Whether recall says something about the selector."""
+        return self in (Setting.MEMORY, Setting.TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    set_name: str
+    settings: tuple[Setting, ...]
+    mode: WriteMode = "auto"
+    collection: str | None = None  # None: one of its own, named after set and mode
+    limit: int | None = None  # questions; None = all
+    seed: int = 0
+    concurrency: int = 1
+    top_k: int = 5  # K
+    selection: str = "router"
+    max_new_tokens: int = 24
+    reconstruct: int = 8  # documents recited for ROUGE-L
+    reconstruct_tokens: int = 200  # longest recitation of a passage
+
+    @property
+    def collection_name(self) -> str:
+        if self.collection is not None:
+            return self.collection
+        return re.sub(r"[^a-z0-9-]+", "-", f"eval-{self.set_name}-{self.mode}".lower())
+
+    def query_options(self, setting: Setting, question: Question) -> QueryOptions:
+        options: QueryOptions = {
+            "collection": self.collection_name,
+            "context": setting.context,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": 0.0,
+        }
+        if setting is not Setting.CLOSED:
+            options["top_k"] = self.top_k
+            options["selection"] = self.selection
+        if setting.is_oracle:
+            options["filters"] = {"document_id": list(question.doc_ids)}
+        return options

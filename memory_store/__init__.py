@@ -1,0 +1,96 @@
+"""What is remembered: codes in sealed shards, a catalogue with its queue, an index over keys.
+
+Knows neither models nor HTTP, and never imports torch.
+"""
+
+from memory_store.crashpoints import CRASH_POINTS
+from memory_store.errors import (
+    ConflictError,
+    CorruptionError,
+    DiskFullError,
+    FingerprintMismatchError,
+    IdempotencyConflictError,
+    IncompatibleFormatError,
+    InvalidCursorError,
+    InvalidFilterError,
+    InvalidMemoryError,
+    LeaseLostError,
+    NotFoundError,
+    QueueFullError,
+    StoreError,
+)
+from memory_store.index import FaissIndex, NumpyIndex, VectorIndex
+from memory_store.jobs import JobQueue
+from memory_store.memory_jobs import InMemoryJobQueue
+from memory_store.records import (
+    DEFAULT_COLLECTION,
+    CodeFormat,
+    Collection,
+    CompactionReport,
+    Document,
+    DocumentSource,
+    FloatArray,
+    Hit,
+    Job,
+    JobStatus,
+    Memory,
+    MemorySpec,
+    Page,
+    PassageMemory,
+    Problem,
+    StoreStats,
+    Submission,
+    Tier,
+    WorkerInfo,
+    WriteMode,
+    WriteRequest,
+    WrittenDocument,
+)
+from memory_store.sqlite_jobs import SqliteJobQueue
+from memory_store.store import MemoryStore
+
+__all__ = [
+    "CRASH_POINTS",
+    "DEFAULT_COLLECTION",
+    "CodeFormat",
+    "Collection",
+    "CompactionReport",
+    "ConflictError",
+    "CorruptionError",
+    "DiskFullError",
+    "Document",
+    "DocumentSource",
+    "FaissIndex",
+    "FingerprintMismatchError",
+    "FloatArray",
+    "Hit",
+    "IdempotencyConflictError",
+    "InMemoryJobQueue",
+    "IncompatibleFormatError",
+    "InvalidCursorError",
+    "InvalidFilterError",
+    "InvalidMemoryError",
+    "Job",
+    "JobQueue",
+    "JobStatus",
+    "LeaseLostError",
+    "Memory",
+    "MemorySpec",
+    "MemoryStore",
+    "NotFoundError",
+    "NumpyIndex",
+    "Page",
+    "PassageMemory",
+    "Problem",
+    "QueueFullError",
+    "SqliteJobQueue",
+    "StoreError",
+    "StoreStats",
+    "Submission",
+    "Tier",
+    "VectorIndex",
+    "WorkerInfo",
+    "WriteMode",
+    "WriteRequest",
+    "WrittenDocument",
+]

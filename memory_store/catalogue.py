@@ -1,0 +1,133 @@
+"""The SQLite catalogue: connections, transactions, durability.
+
+WAL with ``synchronous=FULL``: a commit that returned survives a power cut. Every thread has its
+own connection. Write transactions are ``BEGIN IMMEDIATE`` and queue up on a lock inside this
+process before they compete with other processes, because SQLite's own waiting is a sleep.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from memory_store.errors import CorruptionError, DiskFullError, StoreError
+from memory_store.migrate import migrate, shipped_migrations
+
+BUSY_TIMEOUT_S = 30.0
+Connection = sqlite3.Connection
+
+
+class Catalogue:
+    """Thread-safe. ``close`` closes the connections of every thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._local = threading.local()
+        self._connections: dict[threading.Thread, Connection] = {}
+        self._closed = False
+        with self._translated():
+            migrate(self.connection(), shipped_migrations())
+
+    def connection(self) -> Connection:
+        """This thread's connection, in autocommit: right for a single SELECT."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None or self._closed:
+            connection = self._connect()
+        return connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Several SELECTs on one snapshot."""
+        with self._translated():
+            connection = self.connection()
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A write transaction: durable once the block ends, undone if it raises.
+
+        Raises:
+            DiskFullError, CorruptionError
+        """
+        with self._translated():
+            connection = self.connection()
+            with self._writing:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    # some errors (disk full) have rolled back already
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+
+    def vacuum(self) -> None:
+        """Rewrite the file without the bytes of deleted rows."""
+        with self._translated(), self._writing:
+            connection = self.connection()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @property
+    def num_bytes(self) -> int:
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+
+    def _connect(self) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise StoreError("the store is closed")
+            connection = sqlite3.connect(
+                self.path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,  # close() closes them all from one thread
+                cached_statements=256,
+            )
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
+            except BaseException:
+                connection.close()
+                raise
+            for thread in [t for t in self._connections if not t.is_alive()]:
+                self._connections.pop(thread).close()
+            self._connections[threading.current_thread()] = connection
+            self._local.connection = connection
+            return connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_FULL:
+                raise DiskFullError(
+                    "the disk under the store's home is full; free space or run compact"
+                ) from error
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise CorruptionError(
+                    f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
+                ) from error
+            raise

@@ -1,0 +1,237 @@
+"""Rows of ``documents``, ``fields`` and ``texts``. Works inside the caller's transaction.
+
+A document is a chain of versions. At most one is current; an older one keeps its row and its text
+while its memories are still the ones that answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zstandard
+
+from memory_store import collections, filters, memories
+from memory_store.catalogue import Connection
+from memory_store.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.errors import NotFoundError
+from memory_store.records import Document, Page, WriteRequest
+
+ZSTD_LEVEL = 3
+# a job in one of these states still needs the text, or may be retried and then needs it
+NEEDS_TEXT = "('queued', 'running', 'failed', 'dead')"
+CURRENT = (
+    "SELECT d.document_key, c.name, d.document_id, d.version, d.title, d.metadata, d.num_chars,"
+    " d.created_at, d.keep_text AND EXISTS"
+    " (SELECT 1 FROM texts t WHERE t.document_key = d.document_key)"
+    " FROM documents d JOIN collections c USING (collection_id)"
+    " WHERE d.is_current = 1 AND c.deleted_at IS NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    document_key: int
+    version: int
+    title: str | None
+    keep_text: bool
+    is_current: bool
+
+
+def compress(text: str) -> bytes:
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(text.encode("utf-8"))
+
+
+def decompress(body: bytes) -> str:
+    return zstandard.ZstdDecompressor().decompress(body).decode("utf-8")
+
+
+def insert_version(
+    connection: Connection,
+    collection_id: int,
+    document_id: str,
+    request: WriteRequest,
+    body: bytes,
+    now: float,
+) -> int:
+    """Add the next version and make it current. Returns its number."""
+    (last,) = connection.execute(
+        "SELECT coalesce(max(version), 0) FROM documents WHERE collection_id = ?"
+        " AND document_id = ?",
+        (collection_id, document_id),
+    ).fetchone()
+    retire(connection, collection_id, [document_id])
+    key = connection.execute(
+        "INSERT INTO documents (collection_id, document_id, version, title, metadata, keep_text,"
+        " num_chars, is_current, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        (
+            collection_id,
+            document_id,
+            last + 1,
+            request.title,
+            json.dumps(request.metadata),
+            request.keep_text,
+            len(request.text),
+            now,
+        ),
+    ).lastrowid
+    connection.executemany(
+        "INSERT INTO fields (collection_id, key, kind, value, document_key) VALUES (?, ?, ?, ?, ?)",
+        [
+            (collection_id, name, kind, value, key)
+            for name, kind, value in filters.searchable_fields(request.metadata)
+        ],
+    )
+    connection.execute("INSERT INTO texts (document_key, body) VALUES (?, ?)", (key, body))
+    collections.count(connection, collection_id, documents=1)
+    return int(last) + 1
+
+
+def retire(connection: Connection, collection_id: int, document_ids: Sequence[str]) -> int:
+    """The current versions of these documents are current no more. Returns how many there were."""
+    retired = connection.execute(
+        "UPDATE documents SET is_current = 0 WHERE collection_id = ? AND is_current = 1"
+        " AND document_id IN (SELECT value FROM json_each(?))",
+        (collection_id, json.dumps(document_ids)),
+    ).rowcount
+    collections.count(connection, collection_id, documents=-retired)
+    return retired
+
+
+def version(
+    connection: Connection, collection_id: int, document_id: str, number: int
+) -> Version | None:
+    row = connection.execute(
+        "SELECT document_key, version, title, keep_text, is_current FROM documents"
+        " WHERE collection_id = ? AND document_id = ? AND version = ?",
+        (collection_id, document_id, number),
+    ).fetchone()
+    return Version(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
+
+
+def drop_texts(connection: Connection, collection_id: int, document_ids: Sequence[str]) -> None:
+    """Delete the texts of these documents that nothing needs any more.
+
+    Needed: by the current version, if the client wants it kept or a job wants it; by an older
+    version, while its memories answer and the client wants it kept.
+    """
+    connection.execute(
+        "DELETE FROM texts WHERE document_key IN (SELECT d.document_key FROM documents d"
+        " WHERE d.collection_id = ? AND d.document_id IN (SELECT value FROM json_each(?))"
+        " AND NOT CASE WHEN d.is_current THEN d.keep_text OR EXISTS"
+        "  (SELECT 1 FROM jobs j WHERE j.collection_id = d.collection_id"
+        "   AND j.document_id = d.document_id AND j.version = d.version"
+        f"  AND j.status IN {NEEDS_TEXT})"
+        " ELSE d.keep_text AND EXISTS (SELECT 1 FROM memories m"
+        "   WHERE m.document_key = d.document_key AND m.removed_seq IS NULL) END)",
+        (collection_id, json.dumps(document_ids)),
+    )
+
+
+def matching(connection: Connection, collection_id: int, wanted: Mapping[str, Any]) -> list[str]:
+    """Ids of the current documents a filter selects.
+
+    Raises:
+        InvalidFilterError
+    """
+    condition, parameters = filters.compile_filters(wanted, collection_id)
+    rows = connection.execute(
+        f"SELECT d.document_id FROM documents d WHERE d.collection_id = ? AND d.is_current = 1"
+        f" AND {condition}",
+        (collection_id, *parameters),
+    )
+    return [row[0] for row in rows]
+
+
+def get(connection: Connection, collection: str, document_id: str) -> Document:
+    """Raises: NotFoundError."""
+    rows = connection.execute(
+        f"{CURRENT} AND c.name = ? AND d.document_id = ?", (collection, document_id)
+    ).fetchall()
+    if not rows:
+        collections.find(connection, collection)
+        raise NotFoundError(
+            f"there is no document {document_id!r} in collection {collection!r}",
+            param="document_id",
+        )
+    return _with_memories(connection, rows)[0]
+
+
+def page(
+    connection: Connection, collection: str | None, cursor: str | None, limit: int
+) -> Page[Document]:
+    """By collection and id: stable while documents are replaced.
+
+    Raises:
+        InvalidCursorError; NotFoundError: no such collection.
+    """
+    if collection is not None:
+        collections.find(connection, collection)
+    after = decode_cursor(cursor, 2) if cursor else ["", ""]
+    limit = clamp_limit(limit)
+    rows = connection.execute(
+        f"{CURRENT} AND (c.name, d.document_id) > (?, ?) AND (? IS NULL OR c.name = ?)"
+        " ORDER BY c.name, d.document_id LIMIT ?",
+        (*after, collection, collection, limit + 1),
+    ).fetchall()
+    found = _with_memories(connection, rows)
+    return page_of(found, limit, lambda document: (document.collection, document.document_id))
+
+
+def text(connection: Connection, document_key: int) -> str | None:
+    row = connection.execute(
+        "SELECT body FROM texts WHERE document_key = ?", (document_key,)
+    ).fetchone()
+    return decompress(row[0]) if row else None
+
+
+def kept_text(connection: Connection, collection: str, document_id: str) -> str | None:
+    """Of the current version, if the client wants it kept. Raises: NotFoundError."""
+    get(connection, collection, document_id)
+    row = connection.execute(
+        "SELECT t.body FROM texts t JOIN documents d USING (document_key)"
+        " JOIN collections c USING (collection_id) WHERE c.name = ? AND c.deleted_at IS NULL"
+        " AND d.document_id = ? AND d.is_current = 1 AND d.keep_text = 1",
+        (collection, document_id),
+    ).fetchone()
+    return decompress(row[0]) if row else None
+
+
+def text_of_memory(connection: Connection, memory_id: int) -> str | None:
+    """The whole text of the version a memory was made from, if the client wants it kept."""
+    row = connection.execute(
+        "SELECT t.body FROM memories m JOIN documents d USING (document_key)"
+        " JOIN texts t USING (document_key) WHERE m.memory_id = ? AND d.keep_text = 1",
+        (memory_id,),
+    ).fetchone()
+    return decompress(row[0]) if row else None
+
+
+def _with_memories(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Document]:
+    by_key = memories.of_documents(connection, [row[0] for row in rows])
+    return [
+        Document(
+            collection=name,
+            document_id=document_id,
+            version=number,
+            title=title,
+            metadata=json.loads(metadata),
+            has_text=bool(has_text),
+            num_chars=num_chars,
+            created_at=created_at,
+            memories=by_key.get(key, ()),
+        )
+        for (
+            key,
+            name,
+            document_id,
+            number,
+            title,
+            metadata,
+            num_chars,
+            created_at,
+            has_text,
+        ) in rows
+    ]

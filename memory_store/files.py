@@ -1,0 +1,94 @@
+"""Files that are either wholly there after a power cut or not there at all.
+
+A rename is durable only after its directory is synced, and its content only after the file is:
+temp file in the same directory, write, fsync, rename, fsync of the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from memory_store.crashpoints import reach
+from memory_store.errors import DiskFullError
+
+TEMP_SUFFIX = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_durably(path: Path, data: bytes, *, step: str) -> None:
+    """Create or replace ``path`` atomically; it survives a power cut once this returns.
+
+    Args:
+        step: letter of the write protocol, names the crash points.
+
+    Raises:
+        DiskFullError: nothing of the write is left behind.
+        OSError: the device failed; ``path`` is as it was.
+    """
+    temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
+    half = len(data) // 2
+    try:
+        with refuse_full_disk():
+            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _write_all(descriptor, data[:half])
+                reach(f"{step}-torn")
+                _write_all(descriptor, data[half:])
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            reach(f"{step}-synced")
+            temp.replace(path)
+            reach(f"{step}-renamed")
+            sync_directory(path.parent)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
+def make_directory(path: Path) -> None:
+    """Create ``path`` (0700) so that it survives a power cut; no-op when it exists."""
+    if path.is_dir():
+        return
+    with refuse_full_disk():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the renames and unlinks in ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes an unprivileged process may still write below ``path``."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+@contextmanager
+def refuse_full_disk() -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT into :class:`DiskFullError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise DiskFullError(
+                "the disk under the store's home is full; free space or run compact"
+            ) from error
+        raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # a write may be short
+        view = view[os.write(descriptor, view) :]

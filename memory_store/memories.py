@@ -1,0 +1,254 @@
+"""Rows of ``memories`` and ``shards``. Works inside the caller's transaction.
+
+``added_seq`` and ``removed_seq`` are values of the collection's change counter: the live memories
+at any counter value can be told, so an index can catch up, and a saved one be verified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memory_store import collections, filters
+from memory_store.catalogue import Connection
+from memory_store.records import Hit, Memory, PassageMemory, Tier
+from memory_store.shard import SealedShard
+
+MEMORY = (
+    "m.memory_id, c.name, d.document_id, d.version, m.passage, m.tier, c.fingerprint, s.name,"
+    " m.shard_row, m.checksum, m.num_bytes, m.num_tokens, m.text_start, m.text_end, m.stats,"
+    " m.created_at"
+)
+JOINED = (
+    "FROM memories m JOIN documents d USING (document_key)"
+    " JOIN collections c ON c.collection_id = m.collection_id JOIN shards s USING (shard_id)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Where the bytes of a memory are."""
+
+    memory_id: int
+    shard: str
+    row: int
+    checksum: str
+
+
+def insert_shard(connection: Connection, collection_id: int, shard: SealedShard, now: float) -> int:
+    """Returns: shard_id."""
+    shard_id = connection.execute(
+        "INSERT INTO shards (collection_id, name, num_rows, num_bytes, created_at)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (collection_id, shard.name, shard.num_rows, shard.num_bytes, now),
+    ).lastrowid
+    assert shard_id is not None
+    return shard_id
+
+
+def insert(
+    connection: Connection,
+    collection_id: int,
+    document_key: int,
+    tier: Tier,
+    passages: Sequence[PassageMemory],
+    *,
+    shard_id: int,
+    shard: SealedShard,
+    first_row: int,
+    seq: int,
+    now: float,
+) -> None:
+    """Add a document's memories.
+
+    Args:
+        first_row: the passages lie in consecutive rows of the shard from here.
+    """
+    connection.executemany(
+        "INSERT INTO memories (collection_id, document_key, passage, tier, shard_id, shard_row,"
+        " checksum, num_bytes, num_tokens, text_start, text_end, stats, created_at, added_seq)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                collection_id,
+                document_key,
+                number,
+                str(tier),
+                shard_id,
+                first_row + number,
+                shard.checksums[first_row + number],
+                shard.row_bytes,
+                passage.num_tokens,
+                passage.text_start,
+                passage.text_end,
+                json.dumps(dict(passage.stats)),
+                now,
+                seq,
+            )
+            for number, passage in enumerate(passages)
+        ],
+    )
+    collections.count(connection, collection_id, memories=len(passages))
+
+
+def tombstone(
+    connection: Connection, collection_id: int, document_ids: Sequence[str], seq: int
+) -> int:
+    """Remove every live memory, of any version, of these documents. Returns how many."""
+    removed = connection.execute(
+        "UPDATE memories SET removed_seq = ? WHERE removed_seq IS NULL AND document_key IN"
+        " (SELECT document_key FROM documents WHERE collection_id = ?"
+        "  AND document_id IN (SELECT value FROM json_each(?)))",
+        (seq, collection_id, json.dumps(document_ids)),
+    ).rowcount
+    collections.count(connection, collection_id, memories=-removed)
+    return removed
+
+
+def tombstone_ids(
+    connection: Connection, collection_id: int, memory_ids: Sequence[int], seq: int
+) -> None:
+    removed = connection.execute(
+        "UPDATE memories SET removed_seq = ? WHERE removed_seq IS NULL AND collection_id = ?"
+        " AND memory_id IN (SELECT value FROM json_each(?))",
+        (seq, collection_id, json.dumps(memory_ids)),
+    ).rowcount
+    collections.count(connection, collection_id, memories=-removed)
+
+
+def hits(connection: Connection, scores: Mapping[int, float]) -> list[Hit]:
+    """The live ones of these memories, best first, in one query."""
+    rows = connection.execute(
+        f"SELECT {MEMORY}, d.title, d.metadata {JOINED} WHERE m.removed_seq IS NULL"
+        " AND m.memory_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(scores)),),
+    )
+    found = [Hit(_from_row(row[:-2]), scores[row[0]], row[-2], json.loads(row[-1])) for row in rows]
+    return sorted(found, key=lambda hit: (-hit.score, hit.memory.memory_id))
+
+
+def of_documents(connection: Connection, document_keys: Sequence[int]) -> dict[int, list[Memory]]:
+    """Live memories of these versions' documents, whichever version made them, by passage."""
+    rows = connection.execute(
+        f"SELECT wanted.document_key, {MEMORY} {JOINED}"
+        " JOIN documents wanted ON wanted.collection_id = d.collection_id"
+        "  AND wanted.document_id = d.document_id"
+        " WHERE m.removed_seq IS NULL"
+        " AND wanted.document_key IN (SELECT value FROM json_each(?)) ORDER BY m.passage",
+        (json.dumps(document_keys),),
+    )
+    found: dict[int, list[Memory]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(_from_row(row[1:]))
+    return found
+
+
+def relocated(connection: Connection, memory: Memory) -> Memory | None:
+    """Where a memory is now; if it was replaced meanwhile, its successor; None if it is gone."""
+    row = connection.execute(
+        f"SELECT {MEMORY} {JOINED} WHERE m.memory_id = ?", (memory.memory_id,)
+    ).fetchone()
+    if row is None:
+        row = connection.execute(
+            f"SELECT {MEMORY} {JOINED} WHERE m.removed_seq IS NULL AND c.deleted_at IS NULL"
+            " AND c.name = ? AND d.document_id = ? AND m.passage = ?",
+            (memory.collection, memory.document_id, memory.passage),
+        ).fetchone()
+    return _from_row(row) if row else None
+
+
+def matching(connection: Connection, collection_id: int, wanted: Mapping[str, Any]) -> list[int]:
+    """Ids of the live memories of the documents a filter selects.
+
+    Raises:
+        InvalidFilterError
+    """
+    condition, parameters = filters.compile_filters(wanted, collection_id)
+    rows = connection.execute(
+        "SELECT m.memory_id FROM documents d JOIN memories m USING (document_key)"
+        f" WHERE d.collection_id = ? AND m.removed_seq IS NULL AND {condition}",
+        (collection_id, *parameters),
+    )
+    return [row[0] for row in rows]
+
+
+def documents_of(connection: Connection, memory_ids: Sequence[int]) -> dict[str, Tier]:
+    """Documents of these memories, with the best tier among them."""
+    rows = connection.execute(
+        "SELECT d.document_id, min(m.tier = 'fast') FROM memories m"
+        " JOIN documents d USING (document_key)"
+        " WHERE m.memory_id IN (SELECT value FROM json_each(?)) GROUP BY d.document_id",
+        (json.dumps(memory_ids),),
+    )
+    return {document_id: Tier.FAST if fast else Tier.FIT for document_id, fast in rows}
+
+
+def added_since(connection: Connection, collection_id: int, seq: int) -> list[Pointer]:
+    """Live memories that an index at ``seq`` does not hold; from 0, all of them."""
+    rows = connection.execute(
+        "SELECT m.memory_id, s.name, m.shard_row, m.checksum FROM memories m"
+        " JOIN shards s USING (shard_id) WHERE m.collection_id = ? AND m.added_seq > ?"
+        " AND m.removed_seq IS NULL ORDER BY m.shard_id, m.shard_row",
+        (collection_id, seq),
+    )
+    return [Pointer(*row) for row in rows]
+
+
+def removed_since(connection: Connection, collection_id: int, seq: int) -> list[int]:
+    rows = connection.execute(
+        "SELECT memory_id FROM memories WHERE collection_id = ? AND removed_seq > ?"
+        " AND added_seq <= ?",
+        (collection_id, seq, seq),
+    )
+    return [row[0] for row in rows]
+
+
+def live_at(connection: Connection, collection_id: int, seq: int) -> list[tuple[int, str]]:
+    """(memory_id, checksum) of what was live when the change counter stood at ``seq``, by id."""
+    return connection.execute(
+        "SELECT memory_id, checksum FROM memories WHERE collection_id = ? AND added_seq <= ?"
+        " AND (removed_seq IS NULL OR removed_seq > ?) ORDER BY memory_id",
+        (collection_id, seq, seq),
+    ).fetchall()
+
+
+def _from_row(row: tuple[Any, ...]) -> Memory:
+    (
+        memory_id,
+        collection,
+        document_id,
+        version,
+        passage,
+        tier,
+        fingerprint,
+        shard,
+        shard_row,
+        checksum,
+        num_bytes,
+        num_tokens,
+        text_start,
+        text_end,
+        stats,
+        created_at,
+    ) = row
+    return Memory(
+        memory_id=memory_id,
+        collection=collection,
+        document_id=document_id,
+        version=version,
+        passage=passage,
+        tier=Tier(tier),
+        fingerprint=fingerprint,
+        shard=shard,
+        row=shard_row,
+        checksum=checksum,
+        num_bytes=num_bytes,
+        num_tokens=num_tokens,
+        text_start=text_start,
+        text_end=text_end,
+        stats=json.loads(stats),
+        created_at=created_at,
+    )

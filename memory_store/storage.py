@@ -1,0 +1,61 @@
+"""What every operation of the store works on, handed around as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memory_store.catalogue import Catalogue
+from memory_store.files import make_directory
+from memory_store.shard_files import ShardFiles
+from memory_store.sqlite_jobs import SqliteJobQueue
+
+
+@dataclass(slots=True)
+class Counters:
+    """Events of this process, for metrics."""
+
+    checksum_failures: int = 0
+    index_rebuilds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """An open home directory."""
+
+    home: Path
+    catalogue: Catalogue
+    shards: ShardFiles
+    jobs: SqliteJobQueue
+    clock: Callable[[], float]
+    orphan_grace_s: float  # a file nobody refers to may be a write in progress until this age
+    counters: Counters = field(default_factory=Counters)
+
+    @classmethod
+    def open(
+        cls, home: Path, *, max_attempts: int, clock: Callable[[], float], orphan_grace_s: float
+    ) -> Storage:
+        """Create ``home`` if needed and bring its catalogue up to date.
+
+        Raises:
+            IncompatibleFormatError, CorruptionError, DiskFullError
+        """
+        make_directory(home)
+        make_directory(home / "index")
+        catalogue = Catalogue(home / "catalogue.db")
+        return cls(
+            home=home,
+            catalogue=catalogue,
+            shards=ShardFiles(home / "shards"),
+            jobs=SqliteJobQueue(catalogue, max_attempts=max_attempts, clock=clock),
+            clock=clock,
+            orphan_grace_s=orphan_grace_s,
+        )
+
+    def index_path(self, collection_id: int) -> Path:
+        return self.home / "index" / f"{collection_id}.faiss"
+
+    def close(self) -> None:
+        self.catalogue.close()
+        self.shards.close()

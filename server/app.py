@@ -1,0 +1,64 @@
+"""The app factory."""
+
+from __future__ import annotations
+
+import re
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from starlette.middleware import Middleware
+
+from memory_store.store import MemoryStore
+from paramem import __version__
+from paramem.settings import Settings
+from server.auth import ApiKeyMiddleware, load_api_keys
+from server.engine.factory import build_generator
+from server.engine.generator import Generator
+from server.errors import ErrorResponse, install_error_handlers
+from server.lifespan import lifespan
+from server.metrics import HouseCollector
+from server.observer import ObserverMiddleware
+from server.routers import collections, jobs, memories, operations, query, write
+from server.services import Services
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def create_app(
+    settings: Settings, *, store: MemoryStore | None = None, generator: Generator | None = None
+) -> FastAPI:
+    """The service as an ASGI app. A ``store`` that is given stays its owner's to close.
+
+    Raises: ApiKeyFileError.
+    """
+    keys = load_api_keys(settings.api_key_file)
+    services = Services(settings, generator or build_generator(settings), store)
+    services.metrics.registry.register(HouseCollector(services))
+    middleware = [
+        Middleware(
+            CorrelationIdMiddleware,
+            validator=lambda given: REQUEST_ID.fullmatch(given) is not None,
+        ),
+        Middleware(ObserverMiddleware, services=services),
+    ]
+    if keys:
+        middleware.append(Middleware(ApiKeyMiddleware, keys=keys))
+    app = FastAPI(
+        title="paramem",
+        version=__version__,
+        description="Documents become memories; an LLM answers from them.",
+        lifespan=lifespan,
+        middleware=middleware,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
+    )
+    app.state.services = services
+    install_error_handlers(app)
+    bearer = HTTPBearer(auto_error=False, description="Needed when the server has a key file.")
+    for module in (write, jobs, query, memories, collections):
+        app.include_router(module.router, dependencies=[Security(bearer)])
+    app.include_router(operations.router)
+    return app

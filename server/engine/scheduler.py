@@ -1,0 +1,209 @@
+"""The engine thread: who is prefilled next, who decodes, who leaves.
+
+Invariant: row i of the batch belongs to ``_running[i]``. First come, first served; a request
+joins between two decode steps as soon as a row is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+
+from server.engine.answer import Answer
+from server.engine.batch import Batch
+from server.engine.detokenizer import Detokenizer
+from server.engine.generator import (
+    EngineError,
+    EngineNotReadyError,
+    GenerationRequest,
+    PromptTooLongError,
+)
+
+if TYPE_CHECKING:
+    from memory_model.runtime import ReadingModel
+
+log = structlog.get_logger(__name__)
+
+PREFILL_POSITIONS = 2048
+"""Most positions (padding included) prefilled between two decode steps, unless one prompt alone
+has more: those who decode already should not stand still while a crowd comes in."""
+
+
+class Scheduler:
+    """Runs requests in one thread of its own. Public methods are thread-safe."""
+
+    def __init__(self, model: ReadingModel, *, max_batch_size: int) -> None:
+        self._model = model
+        self._max_batch_size = max_batch_size
+        self._batch = Batch(model.lm)
+        self._running: list[Answer] = []
+        self._waiting: deque[Answer] = deque()
+        self._stopping = False
+        self._changed = threading.Condition()  # guards _waiting and _stopping
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Takes requests: neither stopping nor dead."""
+        return self._thread.is_alive() and not self._stopping
+
+    def submit(self, request: GenerationRequest, loop: asyncio.AbstractEventLoop) -> Answer:
+        """Queue a request; ``loop`` gets its chunks. Raises: EngineNotReadyError."""
+        answer = Answer(request, Detokenizer(self._model.decode), loop)
+        with self._changed:
+            if not self.alive:
+                raise EngineNotReadyError("the engine has stopped: try another server, or later")
+            self._waiting.append(answer)
+            self._changed.notify()
+        return answer
+
+    def cancel(self, answer: Answer) -> None:
+        """Forget a request: its row is free at the next step. No-op for a finished one."""
+        answer.cancelled = True
+        with self._changed:
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) requests."""
+        return sum(not answer.gone for answer in self._running), len(self._waiting)
+
+    def stop(self) -> None:
+        """Refuse new requests, finish the accepted ones, end the thread. Idempotent; blocks."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._wait_for_work():
+                    self._turn()
+        except BaseException:
+            log.exception("engine_died")
+            with self._changed:
+                self._stopping = True
+                orphans = [*self._running, *self._waiting]
+                self._waiting.clear()
+            for answer in orphans:
+                answer.fail(EngineNotReadyError("the engine has died: restart the server"))
+
+    def _wait_for_work(self) -> bool:
+        """Returns: False when stopping and all work is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running or self._waiting or self._stopping)
+            return bool(self._running or self._waiting)
+
+    def _turn(self) -> None:
+        self._leave()
+        if newcomers := self._next_in_line():
+            self._prefill(newcomers)
+            self._leave()
+        if self._running:
+            self._decode()
+
+    def _leave(self) -> None:
+        stay = [row for row, answer in enumerate(self._running) if not answer.gone]
+        if len(stay) < len(self._running):
+            self._batch.keep(stay)
+            self._running = [self._running[row] for row in stay]
+
+    def _next_in_line(self) -> list[Answer]:
+        newcomers: list[Answer] = []
+        longest = 0
+        while len(self._running) + len(newcomers) < self._max_batch_size:
+            with self._changed:
+                if not self._waiting:
+                    break
+                answer = self._waiting[0]
+            if answer.prompt is None and not self._expand(answer):
+                self._drop(answer)
+                continue
+            longest = max(longest, answer.prompt_tokens)
+            if newcomers and longest * (len(newcomers) + 1) > PREFILL_POSITIONS:
+                break
+            self._drop(answer)
+            newcomers.append(answer)
+        return newcomers
+
+    def _drop(self, answer: Answer) -> None:
+        """Take it out of the waiting line, where a cancellation may have been faster."""
+        with self._changed:
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+
+    def _expand(self, answer: Answer) -> bool:
+        """Make the prompt. Returns: False when the request failed, which it has been told."""
+        answer.lap("queue")
+        request = answer.request
+        try:
+            prompt = self._model.prompt_embeds(request.query, request.codes, request.texts)
+            positions, limit = len(prompt), self._model.context_tokens
+            if positions + request.max_new_tokens > limit:
+                raise PromptTooLongError(
+                    f"the prompt takes {positions} positions and max_new_tokens is "
+                    f"{request.max_new_tokens}, but the model's context holds {limit}: lower "
+                    "top_k or max_new_tokens, or shorten the query"
+                )
+        except EngineError as error:
+            answer.fail(error)
+            return False
+        except Exception:
+            self._fail([answer], "prompt_failed")
+            return False
+        answer.prompt, answer.prompt_tokens = prompt, positions
+        answer.lap("expand")
+        return True
+
+    def _prefill(self, newcomers: Sequence[Answer]) -> None:
+        prompts = []
+        for answer in newcomers:
+            assert answer.prompt is not None
+            prompts.append(answer.prompt)
+            answer.prompt = None
+            answer.lap("queue")
+        try:
+            logits = self._batch.join(prompts)
+        except Exception:
+            self._fail(newcomers, "prefill_failed")
+            return
+        self._running.extend(newcomers)
+        self._deliver(newcomers, logits)
+        for answer in newcomers:
+            if not answer.finished:
+                answer.lap("prefill")
+
+    def _decode(self) -> None:
+        try:
+            logits = self._batch.step([answer.last_token for answer in self._running])
+        except Exception:
+            self._fail(self._running, "decode_failed")
+            self._running = []
+            self._batch = Batch(self._model.lm)  # the old one's cache may be half written
+            return
+        self._deliver(self._running, logits)
+
+    def _deliver(self, answers: Sequence[Answer], logits: torch.Tensor) -> None:
+        """Give each answer the token of its row of ``logits`` (B, V)."""
+        greedy = logits.argmax(-1).tolist()
+        for row, answer in enumerate(answers):
+            try:
+                sampled = answer.request.temperature > 0
+                token = answer.sample(logits[row]) if sampled else greedy[row]
+                answer.accept(token, self._model.stop_token_ids)
+            except Exception:
+                self._fail([answer], "deliver_failed")
+
+    def _fail(self, answers: Sequence[Answer], event: str) -> None:
+        """For use in an exception handler; the exception goes to the log, not to the client."""
+        log.exception(event, requests=len(answers))
+        for answer in answers:
+            answer.fail(EngineError("the engine failed on this request; the server's log says why"))

@@ -1,0 +1,218 @@
+"""From a question to a token stream: select, load, generate, each stage timed.
+
+Everything that can be refused is refused before the first token, so that even a streamed answer
+gets the right HTTP status. Symbols: K = memories selected, m = slots, d = code dimension.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+from memory_store.errors import NotFoundError
+from memory_store.records import FloatArray, Hit, JobStatus
+from memory_store.store import MemoryStore
+from server.engine.generator import (
+    GenerationChunk,
+    GenerationRequest,
+    SelectionUnavailableError,
+)
+from server.errors import ApiError
+from server.schemas.requests import QueryBody
+from server.schemas.results import AnswerResult, SelectedMemory, Usage
+from server.services import Services
+from server.waiting import wait_until_final
+
+READ_AFTER_TIMEOUT_S = 30.0
+
+
+class Stopwatch:
+    """Milliseconds since it was made, and of the stages run under it."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.stages_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages_ms[name] = 1e3 * (time.perf_counter() - started)
+
+    def elapsed_ms(self) -> float:
+        return 1e3 * (time.perf_counter() - self._started)
+
+
+@dataclass(slots=True)
+class Context:
+    """What the LLM is given beside the query. At most one of codes and texts is filled."""
+
+    hits: Sequence[Hit] = ()
+    codes: Sequence[FloatArray] = ()  # K of (m, d)
+    texts: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Answering:
+    """An answer whose first chunk has arrived."""
+
+    services: Services
+    context: Context
+    watch: Stopwatch
+    first: GenerationChunk
+    rest: AsyncIterator[GenerationChunk]
+    _text: list[str] = field(default_factory=list)
+    _last: GenerationChunk | None = None
+
+    @property
+    def memories(self) -> list[SelectedMemory]:
+        return [SelectedMemory.of(hit) for hit in self.context.hits]
+
+    async def pieces(self) -> AsyncGenerator[str, None]:
+        """The pieces of the answer as they come; afterwards ``result`` has the whole."""
+        chunk = self.first
+        while True:
+            if chunk.text:
+                self._text.append(chunk.text)
+                yield chunk.text
+            if chunk.finish_reason is not None:
+                self._finish(chunk)
+                return
+            chunk = await anext(self.rest)
+
+    def _finish(self, last: GenerationChunk) -> None:
+        self._last = last
+        stages = self.watch.stages_ms
+        stages.update(last.timings_ms)
+        stages["total"] = self.watch.elapsed_ms()
+        before = stages.get("select", 0.0) + stages.get("load", 0.0)
+        stages.setdefault("prefill", stages["ttft"] - before)
+        self.services.metrics.observe_answer(last, stages)
+
+    def result(self) -> AnswerResult:
+        last = self._last
+        assert last is not None, "result() is for after the last piece"
+        return AnswerResult(
+            answer="".join(self._text),
+            memories=self.memories,
+            usage=Usage(
+                prompt_tokens=last.prompt_tokens,
+                memory_slots=last.memory_slots,
+                completion_tokens=last.completion_tokens,
+            ),
+            timings_ms={name: round(ms, 3) for name, ms in self.watch.stages_ms.items()},
+            finish_reason=last.finish_reason,
+        )
+
+
+async def begin_answer(services: Services, body: QueryBody, scope: AsyncExitStack) -> Answering:
+    """Run the read path up to the first token.
+
+    Leaving ``scope`` frees the engine's slot, wherever the answer then is.
+    Raises: whatever is wrong with the request, the collection or the engine.
+    """
+    body.check_limits(services.settings)
+    waited_ms = await _wait_for_write(services, body.read_after)
+    watch = Stopwatch()
+    if waited_ms is not None:
+        watch.stages_ms["wait"] = waited_ms
+    context = await _gather(services, body, watch)
+    request = GenerationRequest(
+        query=body.query,
+        max_new_tokens=body.max_new_tokens,
+        codes=context.codes,
+        texts=context.texts,
+        temperature=body.temperature,
+        seed=body.seed,
+    )
+    first, rest = await begin_generation(services, request, scope)
+    watch.stages_ms["ttft"] = watch.elapsed_ms()
+    return Answering(services, context, watch, first, rest)
+
+
+async def begin_generation(
+    services: Services, request: GenerationRequest, scope: AsyncExitStack
+) -> tuple[GenerationChunk, AsyncIterator[GenerationChunk]]:
+    """The first chunk, and the iterator of the others, which ``scope`` closes."""
+    chunks = cast("AsyncGenerator[GenerationChunk, None]", services.engine.generate(request))
+    scope.push_async_callback(chunks.aclose)
+    return await anext(chunks), chunks
+
+
+async def _wait_for_write(services: Services, job_id: str | None) -> float | None:
+    """Milliseconds waited for the job; None if none was named."""
+    if job_id is None:
+        return None
+    watch = Stopwatch()
+    try:
+        job = await wait_until_final(services, job_id, timeout_s=READ_AFTER_TIMEOUT_S)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, param="read_after") from None
+    if not job.status.is_final:
+        services.refuse_if_draining()
+        raise ApiError(
+            409,
+            "read_after_timeout",
+            f"job {job_id} is still {job.status} after {READ_AFTER_TIMEOUT_S:g} s: follow GET "
+            f"/jobs/{job_id}/events and ask again when it has succeeded",
+            param="read_after",
+        )
+    if job.status is not JobStatus.SUCCEEDED:
+        reason = f" ({job.error_message})" if job.error_message else ""
+        raise ApiError(
+            409,
+            "write_not_succeeded",
+            f"job {job_id} is {job.status}{reason}: write the document again or POST "
+            f"/jobs/{job_id}/retry, or ask without read_after",
+            param="read_after",
+        )
+    return watch.elapsed_ms()
+
+
+async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Context:
+    """Select and load what the LLM will be given."""
+    collection = await services.read(services.store.collection, body.collection)
+    services.check_readable(collection)
+    if body.context == "none":
+        return Context()
+    available = services.engine_info().selections
+    if body.selection not in available:
+        raise SelectionUnavailableError(
+            f"selection {body.selection} is not available with the loaded bundle; choose one of: "
+            + ", ".join(available)
+        )
+    with watch.stage("select"):
+        with watch.stage("embed"):
+            vector = await services.engine.embed_query(body.query, body.selection)  # (d,)
+        hits = await services.read(
+            services.store.select, body.collection, vector, body.top_k, filters=body.filters
+        )
+    with watch.stage("load"):
+        load: Callable[[MemoryStore, Sequence[Hit]], Context]
+        load = _load_codes if body.context == "memory" else _load_texts
+        return await services.read(load, services.store, hits)
+
+
+def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:
+    return Context(hits, codes=store.load_codes([hit.memory for hit in hits]))
+
+
+def _load_texts(store: MemoryStore, hits: Sequence[Hit]) -> Context:
+    texts = []
+    for hit in hits:
+        text = store.passage_text(hit.memory)
+        if text is None:
+            raise ApiError(
+                409,
+                "text_not_kept",
+                f"the text of document {hit.memory.document_id} was not kept (keep_text=false): "
+                'ask with context "memory", or write it again with its text kept',
+                param="context",
+            )
+        texts.append(text)
+    return Context(hits, texts=texts)

@@ -1,0 +1,69 @@
+"""``/jobs``: following, cancelling and repeating the work behind a write."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from memory_store.records import Job, JobStatus
+from server.paging import Cursor, Limit
+from server.schemas.results import JobResult, ListResult
+from server.services import ServicesDep
+from server.sse import event, with_error_event
+from server.waiting import job_changes
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("", summary="List jobs")
+async def list_jobs(
+    services: ServicesDep,
+    status: Annotated[JobStatus | None, Query()] = None,
+    collection: Annotated[str | None, Query()] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+) -> ListResult[JobResult]:
+    page = await services.read(
+        services.store.jobs.list, status=status, collection=collection, cursor=cursor, limit=limit
+    )
+    return ListResult(items=[JobResult.of(job) for job in page.items], next_cursor=page.next_cursor)
+
+
+async def _known_job(job_id: str, services: ServicesDep) -> Job:
+    return await services.read(services.store.jobs.get, job_id)
+
+
+KnownJob = Annotated[Job, Depends(_known_job)]
+
+
+@router.get("/{job_id}", summary="One job")
+async def get_job(job: KnownJob) -> JobResult:
+    return JobResult.of(job)
+
+
+@router.delete("/{job_id}", summary="Cancel a job")
+async def cancel_job(job_id: str, services: ServicesDep) -> JobResult:
+    """A job that is final already is a conflict. What the document remembers stays as it was."""
+    return JobResult.of(await services.write(services.store.jobs.cancel, job_id))
+
+
+@router.post("/{job_id}/retry", status_code=202, summary="Queue a job again")
+async def retry_job(job_id: str, services: ServicesDep) -> JobResult:
+    """For failed, dead and cancelled jobs; the attempts start from zero."""
+    services.refuse_if_draining()
+    return JobResult.of(await services.write(services.store.jobs.retry, job_id))
+
+
+@router.get("/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse)
+async def job_events(job: KnownJob, services: ServicesDep) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events ``job``: the job now and at each change; the final one ends the stream."""
+    async for sent in with_error_event(_job_events(job, services)):
+        yield sent
+
+
+async def _job_events(job: Job, services: ServicesDep) -> AsyncIterator[ServerSentEvent]:
+    async for seen in job_changes(services, job.job_id):
+        yield event("job", JobResult.of(seen))

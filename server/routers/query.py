@@ -1,0 +1,55 @@
+"""``POST /query``: an answer from memories, whole or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.sse import ServerSentEvent
+
+from server.disconnect import unless_disconnected
+from server.json_body import JsonRoute
+from server.read_path import Answering, begin_answer
+from server.schemas.requests import QueryBody
+from server.schemas.results import AnswerResult
+from server.services import ResponseScope, ServingDep
+from server.sse import event, event_stream
+
+router = APIRouter(route_class=JsonRoute, tags=["query"])
+
+
+@router.post(
+    "/query",
+    summary="Ask",
+    response_model=AnswerResult,
+    responses={
+        200: {
+            "description": "The answer; with `stream` the events `memories`, `delta` …, then "
+            "`done` (the whole answer) or `error`.",
+            "content": {"text/event-stream": {}},
+        }
+    },
+)
+async def query(
+    body: QueryBody, request: Request, services: ServingDep, scope: ResponseScope
+) -> Response | AnswerResult:
+    """Select the memories nearest to the query and answer from them."""
+    scope.enter_context(services.admit_query())
+    answering = await unless_disconnected(request, begin_answer(services, body, scope))
+    if body.stream:
+        return event_stream(_events(answering))
+    return await unless_disconnected(request, _whole(answering))
+
+
+async def _whole(answering: Answering) -> AnswerResult:
+    async for _piece in answering.pieces():
+        pass
+    return answering.result()
+
+
+async def _events(answering: Answering) -> AsyncIterator[ServerSentEvent]:
+    memories = [memory.model_dump(mode="json") for memory in answering.memories]
+    yield event("memories", {"memories": memories})
+    async for piece in answering.pieces():
+        yield event("delta", {"text": piece})
+    yield event("done", answering.result())

@@ -1,0 +1,88 @@
+"""The server process: listens, drains on SIGTERM, exits 0."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from paramem.logs import configure_logging
+from paramem.settings import Settings
+from server.app import create_app
+from server.auth import ApiKeyFileError
+from server.services import Services
+
+STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
+
+log = structlog.get_logger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Keeps listening while it drains, so that new work is told 503 instead of being cut off.
+
+    The first signal starts the drain; the process ends when no request is left in flight or the
+    grace is over. A second signal ends the grace.
+    """
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+        self._deadline = float("inf")  # time.monotonic()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not uvicorn's own: it raises the signal again after a clean shutdown, which ends the
+        # process with the signal's status instead of 0.
+        grace_s = 0.0 if self._services.draining else self._services.settings.shutdown_grace_s
+        self._services.draining = True
+        self._deadline = min(self._deadline, time.monotonic() + grace_s)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._services.draining:
+            idle = self._services.requests_in_flight == 0
+            if idle or time.monotonic() >= self._deadline:
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises: SystemExit with a message that names the setting, when the settings cannot be served.
+    """
+    configure_logging(settings.log_level)
+    refuse_open_door(settings)
+    try:
+        app = create_app(settings)
+    except ApiKeyFileError as error:
+        raise SystemExit(str(error)) from error
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=STRAGGLERS_S,
+    )
+    server = DrainingServer(config, app.state.services)
+    server.run()
+    if not server.started:
+        raise SystemExit(f"cannot serve on {settings.host}:{settings.port}; the log says why")
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """Raises: SystemExit when anyone on the network could write and ask without a key."""
+    if settings.api_key_file is None and not _is_loopback(settings.host):
+        raise SystemExit(
+            f"refusing to listen on {settings.host} without API keys: set PARAMEM_API_KEY_FILE to "
+            "a file with one key a line, or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

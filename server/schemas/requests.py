@@ -1,0 +1,97 @@
+"""Request bodies. Strict: wrong types, unknown fields and NaN are errors that name the field."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memory_store.records import DEFAULT_COLLECTION, CodeFormat, WriteMode, WriteRequest
+from paramem.settings import Settings
+from server.errors import ApiError
+from server.schemas.text import CollectionName, DocumentId, Metadata, QueryText, Text, Title
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class WriteBody(Body):
+    """A document to remember. An ``id`` that exists is replaced by a new version."""
+
+    text: Text
+    id: DocumentId | None = None
+    title: Title | None = None
+    metadata: Metadata = {}
+    collection: CollectionName = DEFAULT_COLLECTION
+    mode: Literal["fast", "fit", "auto"] = "auto"
+    keep_text: bool = True
+
+    def checked(self, settings: Settings) -> WriteRequest:
+        """Raises: ApiError 413 when the text is above the server's limit."""
+        num_bytes = len(self.text.encode())
+        if num_bytes > settings.max_document_bytes:
+            raise ApiError(
+                413,
+                "document_too_large",
+                f"text has {num_bytes} bytes, the limit is {settings.max_document_bytes}: split "
+                "it into several documents or raise PARAMEM_MAX_DOCUMENT_BYTES",
+                param="text",
+            )
+        return WriteRequest(
+            text=self.text,
+            document_id=self.id,
+            title=self.title,
+            metadata=self.metadata,
+            collection=self.collection,
+            mode=WriteMode(self.mode),
+            keep_text=self.keep_text,
+        )
+
+
+class QueryBody(Body):
+    """A question, what to select for it, and how to answer."""
+
+    query: QueryText
+    top_k: int = Field(5, ge=1, description="K: memories to select.")
+    collection: CollectionName = DEFAULT_COLLECTION
+    selection: Literal["cosine", "router", "attention"] = "router"
+    context: Literal["memory", "text", "none"] = Field(
+        "memory",
+        description="What the LLM is given: the selected memories, the same passages as text, or "
+        "nothing (closed book).",
+    )
+    filters: Metadata | None = Field(
+        None,
+        description="Metadata equality; a list means any of. document_id and title work too.",
+    )
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63)
+    stream: bool = Field(False, description="Answer as server-sent events.")
+    read_after: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="A job_id: select only after this write is readable.",
+    )
+
+    def check_limits(self, settings: Settings) -> None:
+        """Raises: ApiError 422 when a number is above the server's limit."""
+        for name, most in (
+            ("top_k", settings.max_top_k),
+            ("max_new_tokens", settings.max_new_tokens),
+        ):
+            if getattr(self, name) > most:
+                raise ApiError(
+                    422, "less_than_equal", f"{name}: this server's limit is {most}", param=name
+                )
+
+
+class CollectionBody(Body):
+    """What a new collection may choose; fingerprint, m and d are the loaded engine's."""
+
+    code_format: Literal["bf16", "int8"] | None = None
+
+    def format(self, default: CodeFormat) -> CodeFormat:
+        return CodeFormat(self.code_format) if self.code_format else default

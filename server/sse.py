@@ -1,0 +1,39 @@
+"""A streamed answer: server-sent events whose errors have the one error shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
+from pydantic import BaseModel
+
+from server.errors import as_api_error
+
+
+def event(name: str, data: dict[str, Any] | BaseModel) -> ServerSentEvent:
+    payload = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    return ServerSentEvent(event=name, raw_data=json.dumps(payload, ensure_ascii=False))
+
+
+async def with_error_event(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[Any]:
+    """After the first byte the status is spent: what goes wrong then is the last event."""
+    try:
+        async for sent in events:
+            yield sent
+    except Exception as error:
+        yield event("error", as_api_error(error).body())
+
+
+def event_stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
+    """For a route that streams only if asked to (FastAPI's own way is for those that always do)."""
+    return EventSourceResponse(
+        _encoded(with_error_event(events)),
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _encoded(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[bytes]:
+    async for sent in events:
+        yield format_sse_event(data_str=sent.raw_data, event=sent.event)

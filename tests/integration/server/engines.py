@@ -1,0 +1,45 @@
+"""Dummy engines that misbehave in one way each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+from paramem.settings import Settings
+from server.engine.dummy import DummyEngine
+from server.engine.generator import GenerationChunk, GenerationRequest
+
+
+class GatedEngine(DummyEngine):
+    """Loads when ``gate`` is set; before, it is a server that is still starting."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.gate = threading.Event()
+
+    async def start(self) -> None:
+        while not self.gate.is_set():
+            await asyncio.sleep(0.005)
+        await super().start()
+
+
+class UnloadableEngine(DummyEngine):
+    async def start(self) -> None:
+        raise FileNotFoundError("no such model: nowhere/model")
+
+
+class FailingEngine(DummyEngine):
+    """Breaks after ``after`` chunks of every answer."""
+
+    def __init__(self, settings: Settings, *, after: int) -> None:
+        super().__init__(settings)
+        self._after = after
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        count = 0
+        async for chunk in super().generate(request):
+            if count == self._after:
+                raise RuntimeError("secret detail of the engine")
+            yield chunk
+            count += 1

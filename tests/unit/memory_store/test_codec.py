@@ -1,0 +1,70 @@
+"""Codes survive encoding within the format's error, and what cannot be stored is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from memory_store import CodeFormat, FloatArray, InvalidMemoryError
+from memory_store.codec import HEADER_DTYPES, decode, encode, encode_keys, layout
+
+CODES = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=4),
+    elements=st.floats(-1e6, 1e6, width=32),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(CODES)
+def test_bf16_keeps_eight_bits_of_mantissa(codes: FloatArray) -> None:
+    error = np.abs(decode(encode(codes, CodeFormat.BF16)) - codes)
+    assert (error <= np.abs(codes) * 2.0**-8 + 1e-38).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(CODES)
+def test_int8_errs_at_most_half_a_scale(codes: FloatArray) -> None:
+    tensors = encode(codes, CodeFormat.INT8)
+    error = np.abs(decode(tensors) - codes)
+    half = tensors["scales"].astype(np.float64)[..., None] / 2
+    assert (error <= half * (1 + 1e-3) + 1e-30).all()
+
+
+@pytest.mark.parametrize("code_format", list(CodeFormat))
+def test_encoded_tensors_are_those_of_the_layout(code_format: CodeFormat) -> None:
+    codes = np.ones((3, 2, 8), np.float32)
+    tensors = {**encode(codes, code_format), "keys": encode_keys(codes[:, 0])}
+    expected = layout(code_format, 3, 2, 8)
+    assert {n: (HEADER_DTYPES[dtype], shape) for n, (dtype, shape) in expected.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("code_format", list(CodeFormat))
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_code_that_is_not_finite_is_refused(code_format: CodeFormat, bad: float) -> None:
+    codes = np.ones((1, 2, 8), np.float32)
+    codes[0, 1, 3] = bad
+    with pytest.raises(InvalidMemoryError, match="NaN or infinity"):
+        encode(codes, code_format)
+
+
+@pytest.mark.parametrize("code_format", list(CodeFormat))
+def test_a_number_too_large_for_the_format_is_refused(code_format: CodeFormat) -> None:
+    codes = np.full((1, 1, 2), np.finfo(np.float32).max)
+    with pytest.raises(InvalidMemoryError, match="too large"):
+        encode(codes, code_format)
+
+
+def test_a_key_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(InvalidMemoryError, match="key"):
+        encode_keys(np.array([[np.nan, 1.0]], np.float32))
+
+
+def test_a_slot_of_zeros_decodes_to_zeros() -> None:
+    codes = np.zeros((1, 2, 4), np.float32)
+    assert (decode(encode(codes, CodeFormat.INT8)) == 0).all()

@@ -1,0 +1,119 @@
+"""The running batch: each row sees what it would see alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from server.engine.batch import Batch
+
+VOCABULARY, HIDDEN = 200, 64
+STEPS = 70  # more than the room a layer allocates ahead
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module", params=["full", "sliding"])
+def lm(request: pytest.FixtureRequest, tiny_model: Path) -> PreTrainedModel:
+    """A model with full attention, and one that looks back 8 positions only."""
+    if request.param == "full":
+        return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    shape = LlamaConfig.from_pretrained(tiny_model).to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    config = MistralConfig(
+        **{name: shape[name] for name in names},
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        sliding_window=8,
+    )
+    return MistralForCausalLM(config).eval()
+
+
+def prompt(length: int, seed: int) -> torch.Tensor:
+    return torch.randn(length, HIDDEN, generator=torch.Generator().manual_seed(seed)) * 0.2
+
+
+def forced(seed: int) -> list[int]:
+    """The tokens a row is fed: arbitrary, so that no argmax decides what is compared."""
+    random = torch.Generator().manual_seed(100 + seed)
+    return torch.randint(3, VOCABULARY, (STEPS,), generator=random).tolist()
+
+
+def alone(lm: PreTrainedModel, length: int, seed: int, steps: int) -> torch.Tensor:
+    """One forward pass over the whole row, no cache. Returns: (steps + 1, V)."""
+    tokens = torch.tensor(forced(seed)[:steps], dtype=torch.long)
+    embeds = torch.cat([prompt(length, seed), lm.get_input_embeddings()(tokens)])
+    return lm(inputs_embeds=embeds[None]).logits[0, length - 1 :]
+
+
+def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(lm: PreTrainedModel) -> None:
+    lengths = {0: 5, 1: 33, 2: 17, 3: 2}
+    batch = Batch(lm)
+    rows: list[int] = []
+    seen: dict[int, list[torch.Tensor]] = {seed: [] for seed in lengths}
+
+    def join(*seeds: int) -> None:
+        logits = batch.join([prompt(lengths[seed], seed) for seed in seeds])
+        rows.extend(seeds)
+        for seed, row in zip(seeds, logits, strict=True):
+            seen[seed].append(row)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            logits = batch.step([forced(seed)[len(seen[seed]) - 1] for seed in rows])
+            for seed, row in zip(rows, logits, strict=True):
+                seen[seed].append(row)
+
+    def keep(*seeds: int) -> None:
+        batch.keep([rows.index(seed) for seed in seeds])
+        rows[:] = seeds
+
+    join(0)
+    steps(3)
+    join(1, 2)  # both longer than the row that is there
+    steps(2)
+    keep(2, 0)  # the longest leaves: its padding goes; rows change places
+    steps(1)
+    join(3)
+    steps(STEPS - 6)
+    keep(3)
+    steps(2)
+
+    assert len(batch) == 1
+    for seed, logits in seen.items():
+        expected = alone(lm, lengths[seed], seed, len(logits) - 1)
+        torch.testing.assert_close(torch.stack(logits), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_an_emptied_batch_starts_afresh(lm: PreTrainedModel) -> None:
+    batch = Batch(lm)
+    batch.join([prompt(40, 1)])
+    batch.keep([])
+    assert len(batch) == 0
+    logits = batch.join([prompt(4, 2)])
+    torch.testing.assert_close(logits, alone(lm, 4, 2, 0), atol=2e-4, rtol=1e-3)
+
+
+def test_a_prompt_the_model_refuses_leaves_the_present_rows_alone(lm: PreTrainedModel) -> None:
+    batch = Batch(lm)
+    batch.join([prompt(6, 1)])
+    with pytest.raises(RuntimeError):
+        batch.join([torch.zeros(3, HIDDEN + 1)])
+    logits = batch.step(forced(1)[:1])
+    torch.testing.assert_close(logits[0], alone(lm, 6, 1, 1)[-1], atol=2e-4, rtol=1e-3)
