@@ -1,82 +1,68 @@
 """log P(text | memory): teacher-forced likelihood of token sequences after soft prompts.
 
-Symbols: B = batch, P = prompt positions, L = target tokens, h = hidden size, V = vocabulary.
+Rows are padded on the right under causal attention, where padding is never seen: no mask is
+needed, and only the positions that predict a target are projected to the vocabulary (most of a
+small model's work).
+
+Symbols: B = batch, P = prompt positions, L = target tokens, N = all targets of the batch,
+h = hidden size, V = vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Right-padded target tokens."""
-
-    ids: torch.Tensor  # (B, L)
-    mask: torch.Tensor  # (B, L) bool
-
-    @classmethod
-    def pad(cls, token_ids: Sequence[Sequence[int]], device: torch.device) -> Targets:
-        """Pad to the longest; padding never counts."""
-        longest = max(len(ids) for ids in token_ids)
-        padded = [[*ids, *([0] * (longest - len(ids)))] for ids in token_ids]
-        lengths = torch.tensor([len(ids) for ids in token_ids], device=device)
-        ids = torch.tensor(padded, device=device)
-        return cls(ids, torch.arange(longest, device=device) < lengths[:, None])
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """(B,)"""
-        return self.mask.sum(dim=1)
-
-    def __getitem__(self, rows: torch.Tensor) -> Targets:
-        """The same targets for some rows of the batch, cut to their longest."""
-        mask = self.mask[rows]
-        longest = int(mask.sum(dim=1).max())
-        return Targets(self.ids[rows, :longest], mask[:, :longest])
+from torch.nn.utils.rnn import pad_sequence
 
 
 def target_logits(
-    lm: Any, prompt: torch.Tensor, prompt_mask: torch.Tensor | None, targets: Targets
+    lm: Any, prompts: Sequence[torch.Tensor], targets: Sequence[Sequence[int]]
 ) -> torch.Tensor:
-    """Logits that predict each target token from the prompt and the targets before it.
+    """Logits that predict each target token from its prompt and the targets before it.
 
     Args:
-        prompt: (B, P, h) in the LLM's dtype; gradients flow through it.
-        prompt_mask: (B, P) bool for left-padded prompts; None = all real.
+        prompts: B of (P_i, h) in the LLM's dtype; gradients flow through them.
+        targets: B of L_i token ids, at least one each.
 
-    Returns: (B, L, V) float32.
+    Returns: (N, V) float32, N = sum of L_i, row after row.
     """
-    embedded = lm.get_input_embeddings()(targets.ids)  # (B, L, h)
-    inputs = torch.cat([prompt, embedded.to(prompt.dtype)], dim=1)  # (B, P + L, h)
-    if prompt_mask is None:
-        prompt_mask = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
-    mask = torch.cat([prompt_mask, targets.mask], dim=1)  # (B, P + L)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    states = lm.base_model(
-        inputs_embeds=inputs,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        use_cache=False,
-    ).last_hidden_state
-    # only the positions before a target are projected: the vocabulary is most of a small model
-    states = states[:, prompt.shape[1] - 1 : -1]  # (B, L, h)
-    logits: torch.Tensor = lm.get_output_embeddings()(states).float()
+    device = prompts[0].device
+    embed = lm.get_input_embeddings()
+    rows = [
+        torch.cat([prompt, embed(torch.tensor(target[:-1], device=device, dtype=torch.long))])
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+    inputs = pad_sequence(rows, batch_first=True)  # (B, max(P + L - 1), h)
+    states = lm.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    predicting = torch.cat(
+        [
+            states[i, len(prompt) - 1 : len(prompt) - 1 + len(target)]
+            for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True))
+        ]
+    )  # (N, h)
+    logits: torch.Tensor = lm.get_output_embeddings()(predicting).float()
     return logits
 
 
-def nats(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """-log P of each target sequence, summed over its tokens. (B, L, V) -> (B,)"""
-    losses = functional.cross_entropy(logits.flatten(0, 1), targets.ids.flatten(), reduction="none")
-    return (losses.view(targets.ids.shape) * targets.mask).sum(dim=1)
+def nats_per_token(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """-log P of each target sequence over its length. (N, V) -> (B,)"""
+    losses = functional.cross_entropy(logits, _flat(logits, targets), reduction="none")  # (N,)
+    return _row_means(losses, targets)
 
 
-def token_accuracy(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Share of target tokens that are the argmax. (B, L, V) -> (B,)"""
-    right = (logits.argmax(dim=-1) == targets.ids) & targets.mask
-    return right.sum(dim=1) / targets.lengths
+def token_accuracy(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Share of target tokens that are the argmax. (N, V) -> (B,)"""
+    return _row_means((logits.argmax(dim=-1) == _flat(logits, targets)).float(), targets)
+
+
+def _flat(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(N,)"""
+    return torch.tensor([token for target in targets for token in target], device=logits.device)
+
+
+def _row_means(values: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(N,) -> (B,)"""
+    return torch.stack([row.mean() for row in values.split([len(target) for target in targets])])

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.likelihood import Targets, nats, target_logits, token_accuracy
+from memory_model.likelihood import nats_per_token, target_logits, token_accuracy
 from memory_model.passages import Passage
 from memory_model.reader import Reader
 from trainer_worker.questions import Question, QuestionMaker, divergence
 
-TRAIN_QUESTIONS, HELD_OUT_QUESTIONS = 2, 1
+TRAIN_QUESTIONS, HELD_OUT_QUESTIONS = 1, 1
 DISTILLATION_WEIGHT = 0.3
 BETAS = (0.9, 0.95)
 PATIENCE_STEPS = 12
@@ -59,6 +59,7 @@ class Fitter:
         self._lm = bundle.read_lm
         self._reader = Reader(bundle.base, bundle.expander, bundle.config.template)
         self._questions = QuestionMaker(bundle, self._reader)
+        self._prefix = self._reader.embed(self._reader.prefix_tokens)  # (P, h)
         self._steps = steps
         self._learning_rate = learning_rate
         # W = Q R: expanding z0 + R^-1 δ moves the LLM's input by Q δ, an isometry in δ
@@ -79,7 +80,7 @@ class Fitter:
 
         Returns: codes (B, m, d) and a report per passage. A rejected memory is its first guess.
         """
-        targets = Targets.pad([passage.token_ids for passage in passages], first_guess.device)
+        targets = [passage.token_ids for passage in passages]
         made = self._questions.make(
             [passage.text for passage in passages], TRAIN_QUESTIONS + HELD_OUT_QUESTIONS
         )
@@ -90,22 +91,20 @@ class Fitter:
 
     @torch.no_grad()
     def measure(
-        self, codes: torch.Tensor | None, targets: Targets
+        self, codes: torch.Tensor | None, targets: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats per token and token accuracy of passages given their codes; None = no memory.
 
         Returns: (B,), (B,)
         """
-        rows = targets.ids.shape[0]
-        prefix = self._prefix(rows)
-        prompt = prefix if codes is None else torch.cat([prefix, self._reader.expand(codes)], dim=1)
-        logits = target_logits(self._lm, prompt, None, targets)
-        return nats(logits, targets) / targets.lengths, token_accuracy(logits, targets)
+        prompts = [self._prefix] * len(targets) if codes is None else self._prompts(codes)
+        logits = target_logits(self._lm, prompts, targets)
+        return nats_per_token(logits, targets), token_accuracy(logits, targets)
 
     def _descend(
         self,
         first_guess: torch.Tensor,
-        targets: Targets,
+        targets: Sequence[Sequence[int]],
         questions: Sequence[Sequence[Question]],
         progress: Callable[[float], None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,8 +119,9 @@ class Fitter:
         active = torch.arange(rows, device=first_guess.device)
         for step in range(self._steps):
             codes = first_guess[active] + delta[active] @ self._to_code
+            rows_now = active.tolist()
             objective = self._objective(
-                codes, targets[active], [questions[i] for i in active.tolist()], step
+                codes, [targets[i] for i in rows_now], [questions[i] for i in rows_now], step
             )
             optimizer.zero_grad()
             objective.sum().backward()  # type: ignore[no-untyped-call]
@@ -144,15 +144,15 @@ class Fitter:
     def _objective(
         self,
         codes: torch.Tensor,
-        targets: Targets,
+        targets: Sequence[Sequence[int]],
         questions: Sequence[Sequence[Question]],
         step: int,
     ) -> torch.Tensor:
         """(b, m, d) -> (b,): reconstruction plus distillation on this step's question."""
-        prompt = torch.cat([self._prefix(len(codes)), self._reader.expand(codes)], dim=1)
-        loss = nats(target_logits(self._lm, prompt, None, targets), targets) / targets.lengths
+        prompts = self._prompts(codes)
+        loss = nats_per_token(target_logits(self._lm, prompts, targets), targets)
         asked = [of_passage[step % TRAIN_QUESTIONS] for of_passage in questions]
-        return loss + DISTILLATION_WEIGHT * divergence(self._lm, list(prompt), asked)
+        return loss + DISTILLATION_WEIGHT * divergence(self._lm, prompts, asked)
 
     @torch.no_grad()
     def _judge(
@@ -160,7 +160,7 @@ class Fitter:
         first_guess: torch.Tensor,
         codes: torch.Tensor,
         steps: torch.Tensor,
-        targets: Targets,
+        targets: Sequence[Sequence[int]],
         held_out: Sequence[Sequence[Question]],
     ) -> tuple[torch.Tensor, list[FitReport]]:
         without, _ = self.measure(None, targets)
@@ -189,12 +189,10 @@ class Fitter:
         self, codes: torch.Tensor, held_out: Sequence[Sequence[Question]]
     ) -> torch.Tensor:
         """(B, m, d) -> (B,)"""
-        prompt = torch.cat([self._prefix(len(codes)), self._reader.expand(codes)], dim=1)
-        rounds = [
-            divergence(self._lm, list(prompt), asked) for asked in zip(*held_out, strict=True)
-        ]
+        prompts = self._prompts(codes)
+        rounds = [divergence(self._lm, prompts, asked) for asked in zip(*held_out, strict=True)]
         return torch.stack(rounds).mean(dim=0)
 
-    def _prefix(self, rows: int) -> torch.Tensor:
-        """The template's tokens before the memories. (rows, P, h)"""
-        return self._reader.embed(self._reader.prefix_tokens).expand(rows, -1, -1)
+    def _prompts(self, codes: torch.Tensor) -> list[torch.Tensor]:
+        """(B, m, d) -> B of (P, h): the template's tokens before the memories, then a memory."""
+        return [torch.cat([self._prefix, slots]) for slots in self._reader.expand(codes)]

@@ -13,7 +13,6 @@ import torch
 from memory_model.bundle import Bundle
 from memory_model.compressor import keys
 from memory_model.errors import TextError
-from memory_model.likelihood import Targets
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
 from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
@@ -158,9 +157,8 @@ class ModelWriter:
         self, codes: torch.Tensor, token_ids: Sequence[Sequence[int]]
     ) -> list[dict[str, float]]:
         """How well the first guess remembers, per passage."""
-        targets = Targets.pad(token_ids, codes.device)
-        loss, accuracy = self._fitter.measure(codes, targets)
-        without, _ = self._fitter.measure(None, targets)
+        loss, accuracy = self._fitter.measure(codes, token_ids)
+        without, _ = self._fitter.measure(None, token_ids)
         return [
             {
                 "nats_per_token": float(loss[i]),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.likelihood import Targets, target_logits
+from memory_model.likelihood import target_logits
 from memory_model.reader import Reader
 
 ASK = "Write one short question about a fact in the text above."
@@ -85,12 +85,10 @@ class QuestionMaker:
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[torch.Tensor]:
         """Teacher's log-probabilities over each answer: B of (A, V)."""
-        lm = self._bundle.read_lm
-        ids, mask = self._pad_left(prompts)
-        targets = Targets.pad(answers, ids.device)
-        logits = target_logits(lm, self._bundle.base.embed_tokens(ids), mask, targets)  # (B, A, V)
+        embedded = [self._reader.embed(prompt) for prompt in prompts]
+        logits = target_logits(self._bundle.read_lm, embedded, answers)  # (N, V)
         log_probs = logits.log_softmax(dim=-1).to(self._bundle.base.dtype)
-        return [row[: len(answer)] for row, answer in zip(log_probs, answers, strict=True)]
+        return list(torch.split(log_probs, [len(answer) for answer in answers]))
 
     def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns: ids (B, P) and mask (B, P) bool."""
@@ -115,20 +113,15 @@ def divergence(
     embed = lm.get_input_embeddings()
     device = prompts[0].device
     full = [
-        torch.cat([prompt, embed(torch.tensor(question.suffix, device=device)).to(prompt.dtype)])
+        torch.cat([prompt, embed(torch.tensor(question.suffix, device=device))])
         for prompt, question in zip(prompts, questions, strict=True)
     ]
-    longest = max(len(row) for row in full)
-    padded = torch.stack(
-        [torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in full]
-    )
-    lengths = torch.tensor([len(row) for row in full], device=device)
-    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]  # (B, P)
-    targets = Targets.pad([question.answer for question in questions], device)
-    student = target_logits(lm, padded, mask, targets).log_softmax(dim=-1)  # (B, A, V)
+    answers = [question.answer for question in questions]
+    student = target_logits(lm, full, answers).log_softmax(dim=-1)  # (N, V)
     losses = []
-    for row, question in zip(student, questions, strict=True):
+    for row, question in zip(
+        torch.split(student, [len(answer) for answer in answers]), questions, strict=True
+    ):
         teacher = question.teacher.float()  # (A, V)
-        kl = (teacher.exp() * (teacher - row[: len(teacher)])).sum(dim=-1)  # (A,)
-        losses.append(kl.mean())
+        losses.append((teacher.exp() * (teacher - row)).sum(dim=-1).mean())
     return torch.stack(losses)

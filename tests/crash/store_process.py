@@ -7,6 +7,7 @@ that ``submit`` was told is durable, its id is printed: what a client would have
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from memory_store import MemoryStore, WriteRequest
@@ -27,7 +28,12 @@ def save(store: MemoryStore) -> None:
     store.save_index()
 
 
-OPERATIONS = {"submit": submit, "work": work, "compact": MemoryStore.compact, "save": save}
+OPERATIONS: dict[str, Callable[[MemoryStore], object]] = {
+    "submit": submit,
+    "work": work,
+    "compact": MemoryStore.compact,
+    "save": save,
+}
 
 if __name__ == "__main__":
     with open_store(Path(sys.argv[1])) as opened:

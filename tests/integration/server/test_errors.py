@@ -46,6 +46,9 @@ def test_every_route_refuses_other_methods_in_the_one_shape(client: TestClient) 
     for path, methods in allowed.items():
         for method in set(METHODS) - methods:
             answer = client.request(method, path)
+            if (method, path) == ("delete", "/memories/nope/reconstruction"):
+                error_of(answer, 404)  # ids may hold slashes, so this is a document's name
+                continue
             assert error_of(answer, 405)["code"] == "method_not_allowed", (method, path)
             assert answer.headers["Allow"]
 

@@ -234,5 +234,5 @@ def test_a_request_id_is_echoed_and_a_strange_one_replaced(client: TestClient) -
     given = {"X-Request-ID": "trace-42.a_b"}
     answer = client.get("/jobs/nope", headers=given)
     assert error_of(answer, 404)["request_id"] == "trace-42.a_b"
-    strange = client.get("/jobs/nope", headers={"X-Request-ID": "a b\u00e9" * 200})
+    strange = client.get("/jobs/nope", headers={"X-Request-ID": "a b<script>" * 20})
     assert re.fullmatch(r"[0-9a-f]{32}", error_of(strange, 404)["request_id"])

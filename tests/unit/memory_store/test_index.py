@@ -18,7 +18,8 @@ def index(request: pytest.FixtureRequest) -> VectorIndex:
 
 def vectors(n: int, seed: int = 0) -> FloatArray:
     made = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    unit: FloatArray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit
 
 
 def test_every_vector_finds_itself_first(index: VectorIndex) -> None:

@@ -57,7 +57,8 @@ def test_a_written_document_is_selected_and_its_codes_load(store: MemoryStore) -
     assert [(hit.memory.passage, hit.title) for hit in hits] == [(1, "One"), (0, "One")]
     assert hits[0].score == pytest.approx(1.0, abs=0.02)
     (codes,) = store.load_codes([hits[0].memory])
-    assert (codes.dtype, codes.shape) == (np.float32, (2, 8))
+    assert codes.dtype == np.float32
+    assert codes.shape == (2, 8)
     np.testing.assert_allclose(codes, passage("more words", salt=Tier.FAST).codes, rtol=2**-8)
     assert store.passage_text(hits[0].memory) == "more words"
 

@@ -1,0 +1,1 @@
+"""Text baselines behind the same HTTP contract: the RAG endpoint comes here."""
