@@ -65,4 +65,5 @@ def _flat(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tenso
 
 def _row_means(values: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """(N,) -> (B,)"""
-    return torch.stack([row.mean() for row in values.split([len(target) for target in targets])])
+    rows = torch.split(values, [len(target) for target in targets])
+    return torch.stack([row.mean() for row in rows])

@@ -55,6 +55,8 @@ def options(
 
 def main() -> None:
     """Entry point. Even a bug ends in one line; PARAMEM_LOG_LEVEL=DEBUG shows where it is."""
+    # server and worker share the cores: OpenMP threads that spin while they wait slow both tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Exception as error:
