@@ -6,11 +6,11 @@ Objective per passage, in nats per token:
 
 Adam runs in an orthonormal basis of the expander's image: a step of the optimiser then moves the
 LLM's input equally far in every direction. (In raw code coordinates the whitened directions of
-small variance hardly move: 24 % of the no-memory nats removed after 50 steps against 31 %,
+small variance hardly move: 24 % of the no-memory nats removed after 50 steps against 35 %,
 see experiments/LOG.md.) The result is a code again, exactly.
 
 A refined memory is accepted only if it beats the first guess on the objective and does not lose
-on a question that the fit never saw.
+on questions that the fit never saw.
 
 Symbols: B = passages, m = slots, d = code dimension, h = hidden size, L = tokens.
 """
@@ -28,13 +28,13 @@ from memory_model.passages import Passage
 from memory_model.reader import Reader
 from trainer_worker.questions import Question, QuestionMaker, divergence
 
-TRAIN_QUESTIONS, HELD_OUT_QUESTIONS = 1, 1
+TRAIN_QUESTIONS, HELD_OUT_QUESTIONS = 1, 2
 DISTILLATION_WEIGHT = 0.3
 BETAS = (0.9, 0.95)
 PATIENCE_STEPS = 12
 MIN_GAIN_NATS = 2e-3
 """A passage stops when its objective gained less than this over ``PATIENCE_STEPS`` steps."""
-HELD_OUT_TOLERANCE_NATS = 0.02
+HELD_OUT_TOLERANCE_NATS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

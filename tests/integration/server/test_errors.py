@@ -111,7 +111,7 @@ def test_a_key_opens_every_route_and_its_absence_closes_all_but_three(guarded: T
     ],
 )
 def test_anything_but_a_key_is_refused(guarded: TestClient, header: str) -> None:
-    answer = guarded.get("/jobs", headers={"Authorization": header.encode("latin-1")})
+    answer = guarded.get("/jobs", headers={b"Authorization": header.encode("latin-1")})
     assert error_of(answer, 401)["code"] == "invalid_api_key"
 
 

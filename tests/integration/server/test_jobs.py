@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from fastapi.testclient import TestClient
 
@@ -17,7 +18,11 @@ def test_jobs_are_listed_by_status_and_page_by_page(client: TestClient, store: M
         client.post("/write", json={"text": f"number {n}", "mode": "fast"})
     seen, cursor = [], None
     while True:
-        params = {"status": "queued", "limit": 2, **({"cursor": cursor} if cursor else {})}
+        params: dict[str, Any] = {
+            "status": "queued",
+            "limit": 2,
+            **({"cursor": cursor} if cursor else {}),
+        }
         page = client.get("/jobs", params=params).json()
         seen += [job["job_id"] for job in page["items"]]
         cursor = page["next_cursor"]
