@@ -34,7 +34,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python -m benchmarks.contexts
+	$(BIN)/python -m benchmarks.contexts --append
 
 openapi: setup
 	$(BIN)/python -m server.openapi > openapi.json
