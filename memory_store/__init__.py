@@ -19,9 +19,10 @@ from memory_store.errors import (
     QueueFullError,
     StoreError,
 )
-from memory_store.index import FaissIndex, NumpyIndex, VectorIndex
-from memory_store.jobs import JobQueue
-from memory_store.memory_jobs import InMemoryJobQueue
+from memory_store.index.vector_index import FaissIndex, NumpyIndex, VectorIndex
+from memory_store.jobs.memory_jobs import InMemoryJobQueue
+from memory_store.jobs.queue import JobQueue
+from memory_store.jobs.sqlite_jobs import SqliteJobQueue
 from memory_store.records import (
     DEFAULT_COLLECTION,
     CodeFormat,
@@ -46,7 +47,6 @@ from memory_store.records import (
     WriteRequest,
     WrittenDocument,
 )
-from memory_store.sqlite_jobs import SqliteJobQueue
 from memory_store.store import MemoryStore
 
 __all__ = [

@@ -13,10 +13,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from memory_store import collections, documents, memories, sqlite_jobs
-from memory_store.catalogue import Connection
-from memory_store.codec import Tensor, encode, encode_keys
-from memory_store.collections import CollectionRow
+from memory_store.catalogue import collections, documents, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.database import Connection
 from memory_store.crashpoints import reach
 from memory_store.errors import (
     DiskFullError,
@@ -24,8 +23,10 @@ from memory_store.errors import (
     InvalidMemoryError,
     LeaseLostError,
 )
+from memory_store.jobs import sqlite_jobs
 from memory_store.records import Job, MemorySpec, Tier, WriteMode, WrittenDocument
-from memory_store.shard import SealedShard
+from memory_store.shards.codec import Tensor, encode, encode_keys
+from memory_store.shards.shard import SealedShard
 from memory_store.storage import Storage
 
 

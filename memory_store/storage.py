@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memory_store.catalogue import Catalogue
+from memory_store.catalogue.database import Catalogue
 from memory_store.files import make_directory
-from memory_store.shard_files import ShardFiles
-from memory_store.sqlite_jobs import SqliteJobQueue
+from memory_store.jobs.sqlite_jobs import SqliteJobQueue
+from memory_store.shards.shard_files import ShardFiles
 
 
 @dataclass(slots=True)

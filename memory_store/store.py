@@ -16,23 +16,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from memory_store import (
-    collections,
-    compaction,
-    doctor,
-    documents,
-    intake,
-    memories,
-    recovery,
-    workers,
-)
-from memory_store.code_reader import load_code
-from memory_store.collections import CollectionRow
+from memory_store.audit import doctor, recovery
+from memory_store.catalogue import collections, documents, intake, memories, workers
+from memory_store.catalogue.collections import CollectionRow
 from memory_store.commit import commit
 from memory_store.errors import NotFoundError
 from memory_store.files import free_bytes
-from memory_store.jobs import JobQueue
-from memory_store.live_index import LiveIndex
+from memory_store.index.live_index import LiveIndex
+from memory_store.jobs.queue import JobQueue
 from memory_store.records import (
     Collection,
     CompactionReport,
@@ -51,6 +42,8 @@ from memory_store.records import (
     WriteRequest,
     WrittenDocument,
 )
+from memory_store.shards import compaction
+from memory_store.shards.code_reader import load_code
 from memory_store.stats import measure_store
 from memory_store.storage import Storage
 
@@ -250,7 +243,7 @@ class MemoryStore:
         """The ``top_k`` live memories whose keys are nearest by inner product, best first.
 
         Reads its own and everyone's committed writes; exact, also under filters
-        (see :mod:`memory_store.filters`).
+        (see :mod:`memory_store.catalogue.filters`).
 
         Args:
             vector: (d,)
@@ -330,7 +323,7 @@ class MemoryStore:
         return compaction.compact(self._storage, min_dead_fraction, progress)
 
     def check(self, *, repair: bool = False) -> list[Problem]:
-        """Audit everything against the ground truth; see :mod:`memory_store.doctor`."""
+        """Audit everything against the ground truth; see :mod:`memory_store.audit.doctor`."""
         return doctor.check(self._storage, dict(self._indexes), repair=repair)
 
     def rebuild_index(self, collection: str | None = None) -> int:

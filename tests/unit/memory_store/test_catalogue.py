@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from memory_store import CorruptionError, DiskFullError, IncompatibleFormatError, StoreError
-from memory_store.catalogue import Catalogue
-from memory_store.migrate import Migration, migrate, shipped_migrations
+from memory_store.catalogue.database import Catalogue
+from memory_store.catalogue.migrate import Migration, migrate, shipped_migrations
 
 
 def counters(catalogue: Catalogue) -> list[tuple[str, float]]:

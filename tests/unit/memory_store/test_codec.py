@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from memory_store import CodeFormat, FloatArray, InvalidMemoryError
-from memory_store.codec import HEADER_DTYPES, decode, encode, encode_keys, layout
+from memory_store.shards.codec import HEADER_DTYPES, decode, encode, encode_keys, layout
 
 CODES = hnp.arrays(
     np.float32,

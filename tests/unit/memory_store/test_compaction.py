@@ -100,7 +100,7 @@ def test_progress_runs_from_zero_to_one(tmp_path: Path) -> None:
 def test_large_shards_with_few_dead_rows_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memory_store.compaction.SMALL_ROWS", 1)
+    monkeypatch.setattr("memory_store.shards.compaction.SMALL_ROWS", 1)
     with open_store(tmp_path) as store:
         for name in "abcd":
             store.submit(WriteRequest(f"text of {name}", name, mode=WriteMode.FAST))
@@ -111,7 +111,7 @@ def test_large_shards_with_few_dead_rows_are_left_alone(
 
 
 def test_a_full_group_starts_another_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory_store.compaction.TARGET_ROWS", 2)
+    monkeypatch.setattr("memory_store.shards.compaction.TARGET_ROWS", 2)
     with open_store(tmp_path) as store:
         fill(store, *"abcde")
         assert store.compact().shards_after == 3
@@ -153,7 +153,7 @@ def test_two_compactions_at_once_lose_nothing(
                 monkeypatch.undo()
                 other.compact()
 
-        monkeypatch.setattr("memory_store.compaction.reach", compact_too)
+        monkeypatch.setattr("memory_store.shards.compaction.reach", compact_too)
         store.compact()
         assert len(shard_files(tmp_path)) == 1
         assert len(store.select("default", key_of("text of a"), 5)) == 2
@@ -170,7 +170,7 @@ def test_a_memory_deleted_while_its_shard_is_copied_stays_deleted(
             if point == "g-before-repoint":
                 other.delete_document("default", "a")
 
-        monkeypatch.setattr("memory_store.compaction.reach", delete)
+        monkeypatch.setattr("memory_store.shards.compaction.reach", delete)
         store.compact()
         found = store.select("default", key_of("text of a"), 5)
         assert [hit.memory.document_id for hit in found] == ["b"]

@@ -22,7 +22,7 @@ from memory_store import (
     WriteMode,
     WriteRequest,
 )
-from memory_store.jobs import backoff_s
+from memory_store.jobs.queue import backoff_s
 from tests.unit.memory_store.making import SPEC, Clock, written
 
 A, B = "worker-a", "worker-b"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from memory_store import CodeFormat, CorruptionError, IncompatibleFormatError, MemorySpec
-from memory_store.codec import decode, encode, encode_keys
-from memory_store.shard import SealedShard, ShardReader, key_matches, row_checksum, seal
+from memory_store.shards.codec import decode, encode, encode_keys
+from memory_store.shards.shard import SealedShard, ShardReader, key_matches, row_checksum, seal
 
 ROWS = 3
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import uuid_utils
 
-from memory_store.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.errors import ConflictError, LeaseLostError, NotFoundError
-from memory_store.jobs import (
+from memory_store.jobs.queue import (
     LEASE_EXPIRED,
     SUPERSEDED,
     JobIds,
@@ -32,7 +32,7 @@ from memory_store.records import (
 
 
 class InMemoryJobQueue:
-    """Implements :class:`memory_store.jobs.JobQueue`."""
+    """Implements :class:`memory_store.jobs.queue.JobQueue`."""
 
     def __init__(self, *, max_attempts: int = 3, clock: Callable[[], float] = time.time) -> None:
         self._max_attempts = max_attempts

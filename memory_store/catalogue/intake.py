@@ -10,9 +10,9 @@ from typing import Any
 
 import uuid_utils
 
-from memory_store import collections, documents, memories, sqlite_jobs
-from memory_store.catalogue import Connection
-from memory_store.collections import CollectionRow
+from memory_store.catalogue import collections, documents, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.database import Connection
 from memory_store.crashpoints import reach
 from memory_store.errors import (
     DiskFullError,
@@ -22,7 +22,8 @@ from memory_store.errors import (
     QueueFullError,
 )
 from memory_store.files import free_bytes
-from memory_store.jobs import first_tier
+from memory_store.jobs import sqlite_jobs
+from memory_store.jobs.queue import first_tier
 from memory_store.records import Submission, Tier, WriteMode, WriteRequest
 from memory_store.storage import Storage
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memory_store import collections, filters
-from memory_store.catalogue import Connection
+from memory_store.catalogue import collections, filters
+from memory_store.catalogue.database import Connection
 from memory_store.records import Hit, Memory, PassageMemory, Tier
-from memory_store.shard import SealedShard
+from memory_store.shards.shard import SealedShard
 
 MEMORY = (
     "m.memory_id, c.name, d.document_id, d.version, m.passage, m.tier, c.fingerprint, s.name,"

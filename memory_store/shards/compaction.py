@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store import collections, memories
-from memory_store.catalogue import Connection
-from memory_store.codec import HEADER_DTYPES, Tensor, layout
-from memory_store.collections import CollectionRow
+from memory_store.catalogue import collections, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.database import Connection
+from memory_store.catalogue.memories import Pointer
 from memory_store.crashpoints import reach
 from memory_store.errors import CorruptionError, IncompatibleFormatError
-from memory_store.memories import Pointer
 from memory_store.records import CompactionReport, MemorySpec
-from memory_store.shard import SealedShard, row_checksum
+from memory_store.shards.codec import HEADER_DTYPES, Tensor, layout
+from memory_store.shards.shard import SealedShard, row_checksum
 from memory_store.storage import Storage
 
 SMALL_ROWS = 1024

@@ -13,9 +13,9 @@ from typing import Any
 
 import zstandard
 
-from memory_store import collections, filters, memories
-from memory_store.catalogue import Connection
-from memory_store.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue import collections, filters, memories
+from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue.database import Connection
 from memory_store.errors import NotFoundError
 from memory_store.records import Document, Page, WriteRequest
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from memory_store.catalogue.migrate import migrate, shipped_migrations
 from memory_store.errors import CorruptionError, DiskFullError, StoreError
-from memory_store.migrate import migrate, shipped_migrations
 
 BUSY_TIMEOUT_S = 30.0
 Connection = sqlite3.Connection

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import uuid_utils
 
-from memory_store.codec import Tensor
 from memory_store.errors import CorruptionError
 from memory_store.files import make_directory, sync_directory
 from memory_store.records import MemorySpec
-from memory_store.shard import SealedShard, ShardReader, seal
+from memory_store.shards.codec import Tensor
+from memory_store.shards.shard import SealedShard, ShardReader, seal
 
 SUFFIX = ".safetensors"
 MAX_OPEN = 128

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from memory_store.catalogue import Connection
-from memory_store.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue.database import Connection
 from memory_store.errors import ConflictError, NotFoundError
 from memory_store.records import CodeFormat, Collection, MemorySpec, Page
 

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from memory_store import collections, memories
-from memory_store.catalogue import Connection
-from memory_store.collections import CollectionRow
-from memory_store.compaction import live_rows, rewrite
+from memory_store.audit.finding import Finding
+from memory_store.catalogue import collections, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.database import Connection
+from memory_store.catalogue.intake import write_again
+from memory_store.catalogue.memories import Pointer
 from memory_store.errors import CorruptionError, IncompatibleFormatError
-from memory_store.finding import Finding
-from memory_store.intake import write_again
-from memory_store.memories import Pointer
 from memory_store.records import Problem, Tier
-from memory_store.shard import ShardReader, row_checksum
+from memory_store.shards.compaction import live_rows, rewrite
+from memory_store.shards.shard import ShardReader, row_checksum
 from memory_store.storage import Storage
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from memory_store import memories
-from memory_store.codec import decode
+from memory_store.catalogue import memories
 from memory_store.errors import CorruptionError, NotFoundError
 from memory_store.records import FloatArray, Memory
+from memory_store.shards.codec import decode
 from memory_store.storage import Storage
 
 

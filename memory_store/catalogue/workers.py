@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_store.catalogue import Connection
+from memory_store.catalogue.database import Connection
 from memory_store.records import WorkerInfo
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import uuid_utils
 
-from memory_store.catalogue import Catalogue, Connection
+from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
+from memory_store.catalogue.database import Catalogue, Connection
 from memory_store.crashpoints import reach
-from memory_store.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.errors import ConflictError, LeaseLostError, NotFoundError
-from memory_store.jobs import (
+from memory_store.jobs.queue import (
     EWMA_WEIGHT,
     LEASE_EXPIRED,
     SUPERSEDED,
@@ -39,7 +39,7 @@ SECONDS_PER_JOB = "seconds_per_job"
 
 
 class SqliteJobQueue:
-    """Implements :class:`memory_store.jobs.JobQueue`."""
+    """Implements :class:`memory_store.jobs.queue.JobQueue`."""
 
     def __init__(
         self, catalogue: Catalogue, *, max_attempts: int, clock: Callable[[], float]

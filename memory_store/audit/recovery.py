@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from memory_store.catalogue import Connection
+from memory_store.catalogue.database import Connection
 from memory_store.files import TEMP_SUFFIX
 from memory_store.storage import Storage
 

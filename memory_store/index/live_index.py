@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memory_store import collections, memories
-from memory_store.collections import CollectionRow
+from memory_store.catalogue import collections, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.memories import Pointer
 from memory_store.errors import CorruptionError, IncompatibleFormatError
-from memory_store.index import FaissIndex, Found
-from memory_store.index_file import digest_of, load_index_file, save_index_file
-from memory_store.memories import Pointer
+from memory_store.index.index_file import digest_of, load_index_file, save_index_file
+from memory_store.index.vector_index import FaissIndex, Found
 from memory_store.records import FloatArray
-from memory_store.shard import key_matches
+from memory_store.shards.shard import key_matches
 from memory_store.shared_lock import SharedLock
 from memory_store.storage import Storage
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from memory_store import collections, memories, recovery, sqlite_jobs
-from memory_store.catalogue import Connection
-from memory_store.collections import CollectionRow
+from memory_store.audit import recovery
+from memory_store.audit.finding import Finding
+from memory_store.audit.shard_audit import audit_shards
+from memory_store.catalogue import collections, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.catalogue.database import Connection
+from memory_store.catalogue.intake import write_again
 from memory_store.errors import CorruptionError, IncompatibleFormatError
-from memory_store.finding import Finding
-from memory_store.index_file import digest_of, load_index_file
-from memory_store.intake import write_again
-from memory_store.jobs import SUPERSEDED
-from memory_store.live_index import LiveIndex
+from memory_store.index.index_file import digest_of, load_index_file
+from memory_store.index.live_index import LiveIndex
+from memory_store.jobs import sqlite_jobs
+from memory_store.jobs.queue import SUPERSEDED
 from memory_store.records import JobStatus, Problem
-from memory_store.shard_audit import audit_shards
 from memory_store.storage import Storage
 
 TEXT_LOST = ("text_lost", "the text of this document is gone; write it again")

@@ -34,7 +34,7 @@ class Migration:
 
 def shipped_migrations() -> list[Migration]:
     """Those this paramem carries, in order."""
-    directory = resources.files("memory_store") / "migrations"
+    directory = resources.files("memory_store.catalogue") / "migrations"
     found = [
         Migration(int(file.name.partition("_")[0]), file.name, file.read_text("utf-8"))
         for file in directory.iterdir()

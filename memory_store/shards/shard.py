@@ -24,10 +24,10 @@ import numpy as np
 import xxhash
 from safetensors.numpy import save
 
-from memory_store.codec import HEADER_DTYPES, Tensor, layout
 from memory_store.errors import CorruptionError, IncompatibleFormatError
 from memory_store.files import write_durably
 from memory_store.records import CodeFormat, MemorySpec
+from memory_store.shards.codec import HEADER_DTYPES, Tensor, layout
 
 FORMAT = "paramem-shard"
 FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ def seal(root: Path, name: str, spec: MemorySpec, tensors: Mapping[str, Tensor])
     """Write a shard durably to ``root / name``.
 
     Args:
-        tensors: exactly those of :func:`memory_store.codec.layout`, already encoded.
+        tensors: exactly those of :func:`memory_store.shards.codec.layout`, already encoded.
 
     Raises:
         DiskFullError: nothing is left behind.

@@ -1,0 +1,1 @@
+"""Recovery at start and the doctor: the store against its own ground truth."""

@@ -1,0 +1,1 @@
+"""The SQLite catalogue: what is stored, in tables."""

@@ -1,0 +1,1 @@
+"""Finding memories by vector: a cache over the shards."""

@@ -1,0 +1,1 @@
+"""The write queue: one protocol, a durable queue and a dummy."""

@@ -1,0 +1,1 @@
+"""Codes on disk: formats, sealed files, reading and rewriting them."""
