@@ -21,7 +21,7 @@ Connection = sqlite3.Connection
 
 
 class Catalogue:
-    """Thread-safe. ``close`` closes the connections of every thread."""
+    """Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,9 +36,10 @@ class Catalogue:
     def connection(self) -> Connection:
         """This thread's connection, in autocommit: right for a single SELECT."""
         connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._closed:
-            connection = self._connect()
-        return connection
+        if connection is not None and self._closed:
+            connection.close()
+            connection = None
+        return connection or self._connect()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -84,10 +85,16 @@ class Catalogue:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
+        """Refuse further calls. A thread that is inside a call finishes it.
+
+        SQLite crashes the process when a connection is closed under a running statement, so each
+        connection of another living thread is left for that thread (or its end) to close.
+        """
         with self._lock:
             self._closed = True
-            for connection in self._connections.values():
-                connection.close()
+            for thread, connection in self._connections.items():
+                if thread is threading.current_thread() or not thread.is_alive():
+                    connection.close()
             self._connections.clear()
 
     def _connect(self) -> Connection:
@@ -98,7 +105,7 @@ class Catalogue:
                 self.path,
                 timeout=BUSY_TIMEOUT_S,
                 isolation_level=None,
-                check_same_thread=False,  # close() closes them all from one thread
+                check_same_thread=False,  # those of ended threads are closed by others
                 cached_statements=256,
             )
             try:

@@ -133,3 +133,31 @@ def test_a_migration_that_fails_leaves_nothing_of_any() -> None:
         migrate(connection, [good, bad])
     assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     connection.close()
+
+
+def test_closing_under_a_running_transaction_lets_it_finish(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "catalogue.db")
+    inside, closed = threading.Event(), threading.Event()
+    refused: list[str] = []
+
+    def work() -> None:
+        with catalogue.write() as connection:
+            inside.set()
+            closed.wait(10)
+            connection.execute("INSERT INTO measures VALUES ('late', 1)")
+        try:
+            catalogue.connection()
+        except StoreError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(10)
+    catalogue.close()
+    closed.set()
+    thread.join(10)
+    assert refused == ["the store is closed"]
+    again = Catalogue(tmp_path / "catalogue.db")
+    rows = again.connection().execute("SELECT name FROM measures").fetchall()
+    assert [tuple(row) for row in rows] == [("late",)]
+    again.close()

@@ -1,0 +1,45 @@
+"""The benchmark scripts run: dry runs on the CPU at tiny shapes, with the dummy engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_large_shapes_benchmark_runs_dry(tmp_path: Path) -> None:
+    out = tmp_path / "cells.jsonl"
+    sizes = ["--batches", "1", "2", "--memories", "2", "--decode-steps", "2"]
+    run("-m", "benchmarks.shapes", "--shape", "tiny", *sizes, "--out", str(out))
+    cells = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(cell["batch"], cell["memories"]) for cell in cells] == [(1, 2), (2, 2)]
+    assert all(cell["positions_text"] > cell["positions_memory"] for cell in cells)
+    assert all(cell["prefill_memory_ms"] > 0 for cell in cells)
+
+
+def test_the_contexts_benchmark_compares_the_same_questions() -> None:
+    table = run(
+        "-m", "benchmarks.contexts", "--rounds", "1", PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy"
+    )
+    assert "n = 6 per row" in table
+    for context in ("memory", "text", "none"):
+        assert f"| {context} |" in table
+    assert "Ratio text / memory: TTFT" in table
