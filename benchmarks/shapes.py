@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {
@@ -152,20 +158,20 @@ def run(
     token = torch.zeros(batch, 1, dtype=torch.long, device=device)
     prefills, decodes = [], []
     for repeat in range(WARM_UPS + REPEATS):
-        box: list[Any] = []
-        prefill = timed(
-            lambda box=box: box.append(lm(inputs_embeds=prompt, logits_to_keep=1, use_cache=True)),
-            device,
-        )
-        cache = box[0].past_key_values
+        cache = DynamicCache(config=lm.config)
 
-        def decode(cache: Any = cache) -> None:
+        def prefill(cache: DynamicCache = cache) -> None:
+            lm(inputs_embeds=prompt, past_key_values=cache, logits_to_keep=1, use_cache=True)
+
+        prefilled = timed(prefill, device)
+
+        def decode(cache: DynamicCache = cache) -> None:
             for _ in range(steps):
                 lm(input_ids=token, past_key_values=cache, use_cache=True)
 
         decoded = timed(decode, device) / steps
         if repeat >= WARM_UPS:
-            prefills.append(prefill)
+            prefills.append(prefilled)
             decodes.append(decoded)
     return statistics.median(prefills), statistics.median(decodes)
 

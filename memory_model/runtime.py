@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,39 +15,38 @@ from memory_model.base import load_base
 from memory_model.bundle import Bundle, load_bundle
 from memory_model.calibration import create_untrained_bundle
 from memory_model.reader import Reader
+from paramem.settings import Settings
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def open_bundle(
-    model: str,
-    *,
-    cache: Path,
-    bundles: Path,
-    bundle: Path | None,
-    device: str,
-    quantization: str,
-    slots: int,
-    z_dim: int,
-) -> Bundle:
+def open_bundle(settings: Settings) -> Bundle:
     """Load the base LLM and its bundle; without one, the untrained bundle of that model.
 
-    The untrained bundle is made once and kept under ``bundles`` (part of the home, because
-    memories are readable only with it).
+    The untrained bundle is made once and kept under the home, because memories are readable only
+    with it.
 
     Raises:
         ModelError: the model or the bundle cannot be used; the message says what to do.
     """
-    base = load_base(model, cache=cache, device=device, quantization=quantization)
-    if bundle is not None:
-        return load_bundle(bundle, base)
-    directory = bundles / f"untrained-{base.weights_hash[:16]}-m{slots}-d{z_dim}"
+    base = load_base(
+        settings.model,
+        cache=settings.cache,
+        device=settings.device,
+        quantization=settings.quantization,
+    )
+    if settings.bundle is not None:
+        return load_bundle(settings.bundle, base)
+    bundles = settings.home / "bundles"
     bundles.mkdir(parents=True, exist_ok=True)
+    name = f"untrained-{base.weights_hash[:16]}-m{settings.slots}-d{settings.z_dim}"
     with (bundles / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # server and worker may start together
-        if not directory.is_dir():
-            create_untrained_bundle(directory, base, slots=slots, z_dim=z_dim)
-    return load_bundle(directory, base)
+        if not (bundles / name).is_dir():
+            create_untrained_bundle(
+                bundles / name, base, slots=settings.slots, z_dim=settings.z_dim
+            )
+    return load_bundle(bundles / name, base)
 
 
 class ReadingModel:
@@ -73,33 +71,6 @@ class ReadingModel:
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self._selections = {"router": self._router, "cosine": self._cosine}
         self.selections = tuple(sorted(self._selections))
-
-    @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        cache: Path,
-        bundles: Path,
-        bundle: Path | None,
-        device: str,
-        quantization: str,
-        slots: int,
-        z_dim: int,
-    ) -> ReadingModel:
-        """See :func:`open_bundle`."""
-        return cls(
-            open_bundle(
-                model,
-                cache=cache,
-                bundles=bundles,
-                bundle=bundle,
-                device=device,
-                quantization=quantization,
-                slots=slots,
-                z_dim=z_dim,
-            )
-        )
 
     @torch.inference_mode()
     def embed_query(self, query: str, selection: str) -> FloatArray:

@@ -13,11 +13,11 @@ from memory_store.store import MemoryStore
 from paramem import __version__
 from paramem.settings import Settings
 from server.auth import ApiKeyMiddleware, load_api_keys
+from server.collector import HouseCollector
 from server.engine.factory import build_generator
 from server.engine.generator import Generator
 from server.errors import ErrorResponse, install_error_handlers
 from server.lifespan import lifespan
-from server.metrics import HouseCollector
 from server.observer import ObserverMiddleware
 from server.routers import collections, jobs, memories, operations, query, write
 from server.services import Services

@@ -36,14 +36,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The untrained bundle of the tiny model: m = 4 slots, d = 32."""
     from memory_model.runtime import open_bundle
+    from paramem.settings import Settings
 
-    return open_bundle(
-        str(tiny_model),
+    settings = Settings(
+        home=tmp_path_factory.mktemp("home"),
         cache=tmp_path_factory.mktemp("cache"),
-        bundles=tmp_path_factory.mktemp("bundles"),
-        bundle=None,
+        model=str(tiny_model),
         device="cpu",
-        quantization="auto",
         slots=4,
         z_dim=32,
     )
+    return open_bundle(settings)

@@ -56,17 +56,7 @@ class ModelWriter:
         Raises:
             ModelError: the model or the bundle cannot be used.
         """
-        bundle = open_bundle(
-            settings.model,
-            cache=settings.cache,
-            bundles=settings.home / "bundles",
-            bundle=settings.bundle,
-            device=settings.device,
-            quantization=settings.quantization,
-            slots=settings.slots,
-            z_dim=settings.z_dim,
-        )
-        return cls(bundle, settings)
+        return cls(open_bundle(settings), settings)
 
     def write(
         self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress

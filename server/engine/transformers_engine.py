@@ -33,18 +33,10 @@ if TYPE_CHECKING:
 
 def load_reading_model(settings: Settings) -> ReadingModel:
     """Load what ``settings`` name; takes seconds to minutes."""
-    from memory_model.runtime import ReadingModel  # imports take seconds too: not in the loop
+    # these imports take seconds too: not in the event loop
+    from memory_model.runtime import ReadingModel, open_bundle
 
-    return ReadingModel.load(
-        settings.model,
-        cache=settings.cache,
-        bundles=settings.home / "bundles",
-        bundle=settings.bundle,
-        device=settings.device,
-        quantization=settings.quantization,
-        slots=settings.slots,
-        z_dim=settings.z_dim,
-    )
+    return ReadingModel(open_bundle(settings))
 
 
 class TransformersEngine:

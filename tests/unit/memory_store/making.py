@@ -102,3 +102,8 @@ def write(store: MemoryStore, text: str, document_id: str, **fields: Any) -> Job
     job = store.submit(request).job
     work(store, tiers=(Tier.FAST,))
     return store.jobs.get(job.job_id)
+
+
+def best(store: MemoryStore, text: str, tier: Tier = Tier.FAST) -> tuple[str, int]:
+    hit = store.select("default", key_of(text, tier), 1)[0]
+    return hit.memory.document_id, hit.memory.passage

@@ -1,0 +1,90 @@
+"""Gauges of the store and the engine, read when ``/metrics`` is scraped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from memory_store.records import StoreStats
+from server.services import Services
+
+LONGEST_AGE_S = 3600.0  # workers silent for longer are history
+
+
+class HouseCollector(Collector):
+    """Gauges read from the store and the engine when they are scraped."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def describe(self) -> list[Metric]:
+        return []  # registering must not read a store that is not open yet
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._services.store.stats()
+        yield from self._queue(stats)
+        yield from self._contents(stats)
+        yield from self._engine()
+
+    def _queue(self, stats: StoreStats) -> Iterator[Metric]:
+        store = self._services.store
+        yield _gauge("write_queue_depth", "Jobs queued and running.", stats.queued + stats.running)
+        yield _gauge(
+            "write_queue_oldest_age_seconds",
+            "Age of the oldest queued job; 0 when none is.",
+            stats.oldest_queued_age_s,
+        )
+        jobs = GaugeMetricFamily("paramem_jobs", "Jobs by status.", labels=["status"])
+        for status in ("queued", "running", "dead"):
+            jobs.add_metric([status], getattr(stats, status))
+        yield jobs
+        now = time.time()
+        workers = store.workers(max_age_s=LONGEST_AGE_S)
+        age_s = min((now - worker.heartbeat_at for worker in workers), default=float("inf"))
+        yield _gauge(
+            "worker_heartbeat_age_seconds", "Of the youngest heartbeat; +Inf without one.", age_s
+        )
+
+    def _contents(self, stats: StoreStats) -> Iterator[Metric]:
+        store = self._services.store
+        yield _gauge("documents", "Documents stored.", stats.documents)
+        memories = GaugeMetricFamily(
+            "paramem_memories", "Passage memories by collection.", labels=["collection"]
+        )
+        cursor: str | None = None
+        while True:
+            page = store.collections(cursor=cursor)
+            for collection in page.items:
+                memories.add_metric([collection.name], collection.memories)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        yield memories
+        num_bytes = GaugeMetricFamily(
+            "paramem_store_bytes", "Bytes on disk by what they hold.", labels=["kind"]
+        )
+        for kind in ("shard", "text", "catalogue", "index"):
+            num_bytes.add_metric([kind], getattr(stats, f"{kind}_bytes"))
+        yield num_bytes
+        yield _gauge("disk_free_bytes", "Free bytes under the home.", store.free_bytes())
+        yield _counter("checksum_failures", "Codes that failed theirs.", stats.checksum_failures)
+        yield _counter("index_rebuild", "Index rebuilds.", stats.index_rebuilds)
+
+    def _engine(self) -> Iterator[Metric]:
+        running, waiting = self._services.engine.load()
+        yield _gauge("num_requests_running", "Requests in the engine's batch.", running)
+        yield _gauge("num_requests_waiting", "Requests waiting for a place in it.", waiting)
+        yield _gauge(
+            "queries_in_flight", "Queries being answered.", self._services.queries_in_flight
+        )
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"paramem_{name}", documentation, value=value)
+
+
+def _counter(name: str, documentation: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"paramem_{name}", documentation, value=value)
