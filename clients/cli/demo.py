@@ -29,10 +29,14 @@ from clients.client import Client
 from clients.demo import DemoQuestion, demo_documents, demo_questions, demo_server
 from clients.documents import Document
 from clients.errors import ConflictError
-from clients.results import Answer
+from clients.results import Answer, Context
 
 MAX_NEW_TOKENS = 32
 SHOWN_MEMORIES = 3
+CONTEXTS: dict[Context, str] = {"memory": "memory", "text": "text", "none": "closed"}
+"""What the LLM reads, and how the demo calls it."""
+
+Answers = dict[Context, Answer]
 
 
 def demo(
@@ -41,7 +45,7 @@ def demo(
     ] = 120.0,
     home: Home = None,
 ) -> None:
-    """Start a server, write 20 documents, ask questions, compare with closed-book answers.
+    """Start a server, write 20 documents, ask questions, compare with text and closed book.
 
     Without --home everything happens in a temporary directory that is removed at the end.
     """
@@ -50,8 +54,8 @@ def demo(
     with sigterm_as_exit(), demo_home(home) as place, served(place) as client:
         show_engine(client)
         write_documents(client, documents, refine_s)
-        pairs = [ask(client, question) for question in questions]
-        show_verdict(questions, pairs)
+        asked = [ask(client, question) for question in questions]
+        show_verdict(questions, asked)
         say("stopping …")
     say("stopped; nothing is left running")
 
@@ -103,42 +107,44 @@ def write_documents(client: Client, documents: Sequence[Document], refine_s: flo
     say(f"refined    {len(done)} of {len(refine_ids)} memories{within}")
 
 
-def ask(client: Client, question: DemoQuestion) -> tuple[Answer, Answer]:
-    """The same question from memory and closed book."""
+def ask(client: Client, question: DemoQuestion) -> Answers:
+    """The same question to the same LLM: from memory, from the passages as text, closed book."""
     say("")
     say(f"question   {question.question}")
-    say("memory     ", end="")
-    remembered = stream_answer(
-        client, question.question, {"max_new_tokens": MAX_NEW_TOKENS}, one_line=True
-    )
-    used = ", ".join(
-        f"{memory.title or memory.document_id} ({memory.score:.2f})"
-        for memory in remembered.memories[:SHOWN_MEMORIES]
-    )
-    say(f"           from {used or 'no memory'}")
-    say(f"           {describe_cost(remembered)}")
-    say("closed     ", end="")
-    without: QueryOptions = {"max_new_tokens": MAX_NEW_TOKENS, "context": "none"}
-    closed = stream_answer(client, question.question, without, one_line=True)
-    say(f"           {describe_cost(closed)}")
+    answers: Answers = {}
+    for context, label in CONTEXTS.items():
+        say(f"{label:<11}", end="")
+        options: QueryOptions = {"max_new_tokens": MAX_NEW_TOKENS, "context": context}
+        answer = stream_answer(client, question.question, options, one_line=True)
+        if context == "memory":
+            used = ", ".join(
+                f"{memory.title or memory.document_id} ({memory.score:.2f})"
+                for memory in answer.memories[:SHOWN_MEMORIES]
+            )
+            say(f"           from {used or 'no memory'}")
+        say(f"           {describe_cost(answer)}")
+        answers[context] = answer
     say(f"expected   {' or '.join(question.answers)}")
-    return remembered, closed
+    return answers
 
 
-def show_verdict(questions: Sequence[DemoQuestion], pairs: Sequence[tuple[Answer, Answer]]) -> None:
+def show_verdict(questions: Sequence[DemoQuestion], asked: Sequence[Answers]) -> None:
     rows = []
-    counts = [0, 0]
-    for question, (remembered, closed) in zip(questions, pairs, strict=True):
-        right = [question.is_answered_by(answer.answer) for answer in (remembered, closed)]
-        counts = [count + int(hit) for count, hit in zip(counts, right, strict=True)]
-        found = any(memory.document_id == question.document for memory in remembered.memories)
-        rows.append((*(_mark(hit) for hit in (*right, found)), question.question))
+    counts = dict.fromkeys(CONTEXTS, 0)
+    for question, answers in zip(questions, asked, strict=True):
+        right = {context: question.is_answered_by(answers[context].answer) for context in CONTEXTS}
+        for context, hit in right.items():
+            counts[context] += hit
+        read = [memory.document_id for memory in answers["memory"].memories]
+        found = question.document in read
+        rows.append((*(_mark(hit) for hit in (*right.values(), found)), question.question))
     say("")
-    headings = ("memory", "closed book", "right document read", "question")
-    say_columns(headings, rows)
+    say_columns((*CONTEXTS.values(), "right document read", "question"), rows)
+    total = len(questions)
     say(
-        f"\nThe expected answer is in {counts[0]} of {len(questions)} answers from memory "
-        f"and in {counts[1]} of {len(questions)} closed-book answers of the same model."
+        f"\nThe expected answer is in {counts['memory']} of {total} answers from memory, in "
+        f"{counts['text']} of {total} from the same passages as text in the prompt, and in "
+        f"{counts['none']} of {total} closed-book answers of the same model."
     )
 
 
