@@ -115,7 +115,8 @@ def fit_expander(
         targets.append((weights @ embedded).flatten(0, 1))
     x = torch.cat(codes)  # (N, d)
     y = torch.cat(targets)  # (N, h)
-    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    expander.text_mean.copy_(y.mean(dim=0))
+    x, y = x - x.mean(dim=0), y - expander.text_mean
     gram = x.T @ x
     gram.diagonal().add_(EXPANDER_RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, x.T @ y).T  # (h, d)

@@ -56,7 +56,7 @@ class ReadingModel:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
         self._base = bundle.base
         self._reader = Reader(bundle.base, bundle.expander, bundle.config.template)
         self.lm: Any = bundle.read_lm
@@ -67,7 +67,7 @@ class ReadingModel:
         self.context_tokens = bundle.base.context_tokens
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
-        self._mean_embedding = bundle.base.embedding_table.float().mean(dim=0)  # (h,)
+        self._pull_back = bundle.expander.pull_back()  # (d, h)
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self._selections = {"router": self._router, "cosine": self._cosine}
         self.selections = tuple(sorted(self._selections))
@@ -85,18 +85,19 @@ class ReadingModel:
 
     def _router(self, token_ids: list[int]) -> torch.Tensor:
         """The compressor's own mean code of the query (d,)."""
-        return self._bundle.compressor.embed_queries([token_ids])[0]
+        return self.bundle.compressor.embed_queries([token_ids])[0]
 
     def _cosine(self, token_ids: list[int]) -> torch.Tensor:
-        """The untrained baseline: mean query token embedding q against mean expanded z.
+        """The untrained baseline: the query's mean token embedding against mean-pooled z.
 
-        With the expander x = W z + b and q centred on the embedding table's mean,
-        <q, W z> = <Wᵀ q, z>: the product is taken in code space, where the index is; lengths are
-        normalised there too.
+        The index is in code space, so the embedding, centred on the mean of running text, is pulled
+        back through the expander. (The plain transpose instead of the inverse ranks at chance: its
+        few strong directions are the same for every passage. See experiments/LOG.md.)
         """
         ids = torch.tensor(token_ids, device=self.device)
-        mean = self._base.embed_tokens(ids).float().mean(dim=0) - self._mean_embedding  # (h,)
-        return functional.normalize(mean @ self._bundle.expander.linear.weight, dim=0)  # (d,)
+        mean = self._base.embed_tokens(ids).float().mean(dim=0)  # (h,)
+        centred = mean - self.bundle.expander.text_mean
+        return functional.normalize(self._pull_back @ centred, dim=0)  # (d,)
 
     @torch.inference_mode()
     def prompt_embeds(

@@ -1,0 +1,48 @@
+"""Query vectors select the passage that a question is about, on the default model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clients.demo import demo_documents, demo_questions
+from memory_model.compressor import keys
+from memory_model.runtime import ReadingModel, open_bundle
+from paramem.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ReadingModel:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), device="cpu")
+    return ReadingModel(open_bundle(settings))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("selection", "least_right"), [("router", 6), ("cosine", 4)])
+def test_the_untrained_bundle_selects_among_the_demo_documents(
+    model: ReadingModel, selection: str, least_right: int
+) -> None:
+    bundle, documents = model.bundle, demo_documents("fast")
+    with torch.inference_mode():
+        codes = bundle.compressor.compress([bundle.base.tokenize(item.text) for item in documents])
+    index = keys(codes).numpy()  # (documents, d)
+    right = 0
+    for question in demo_questions():
+        vector = model.embed_query(question.question, selection)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        right += documents[int((index @ vector).argmax())].id == question.document
+    assert right >= least_right  # of 6; by chance 0.3
+
+
+def test_an_unknown_selection_is_a_key_error(tiny_bundle_model: ReadingModel) -> None:
+    with pytest.raises(KeyError):
+        tiny_bundle_model.embed_query("who?", "magic")
+
+
+@pytest.fixture
+def tiny_bundle_model(tiny_model: Path, tmp_path: Path) -> ReadingModel:
+    settings = Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32)
+    return ReadingModel(open_bundle(settings))
