@@ -73,13 +73,13 @@ class Heartbeat:
             self.beat()
 
     def hold(self, job_ids: Collection[str]) -> None:
-        """Keep the leases of exactly these jobs alive from now on."""
+        """Keep the leases of these jobs alive, too, until they are dropped."""
         with self._guard:
-            self._progress = dict.fromkeys(job_ids, 0.0)
-            self._lost = set()
+            self._progress |= dict.fromkeys(job_ids, 0.0)
+            self._lost -= set(job_ids)
 
     def drop(self, job_ids: Collection[str]) -> None:
-        """Stop renewing the leases of jobs that came to an end."""
+        """Stop renewing the leases of jobs that came to an end. Jobs not held are ignored."""
         with self._guard:
             for job_id in job_ids:
                 self._progress.pop(job_id, None)

@@ -36,7 +36,7 @@ from memory_store.errors import (
     NotFoundError,
     StoreError,
 )
-from memory_store.records import Job, JobStatus, MemorySpec, WrittenDocument
+from memory_store.records import Job, JobStatus, MemorySpec, Tier, WrittenDocument
 from memory_store.store import MemoryStore
 from paramem.settings import Settings
 from trainer_worker.drain import Drain
@@ -104,8 +104,11 @@ class Worker:
                 self._drain.wait(pause_s)
         self._heartbeat.become("stopping")
 
-    def run_once(self) -> bool:
+    def run_once(self, tiers: Sequence[Tier] = (Tier.FAST, Tier.FIT)) -> bool:
         """Lease one batch and bring every job of it to an end. Returns: whether there was one.
+
+        A fit takes minutes: between two of its steps this is called again for the fast jobs that
+        have come in, so that a new document is readable at once.
 
         Raises: Abandoned when the drain's grace is over; what the store raised when it cannot be
             written for now, after giving the leases back.
@@ -114,12 +117,14 @@ class Worker:
             self._heartbeat.worker_id,
             limit=self._settings.batch_documents,
             lease_s=self._settings.lease_s,
+            tiers=tiers,
         )
         if not jobs:
             return False
         started = time.monotonic()
         tally = _Tally()
-        self._heartbeat.hold([job.job_id for job in jobs])
+        job_ids = [job.job_id for job in jobs]
+        self._heartbeat.hold(job_ids)
         self._heartbeat.become("working")
         try:
             self._work(jobs, tally)
@@ -128,7 +133,7 @@ class Worker:
             self._store.jobs.release(self._heartbeat.worker_id)
             raise
         finally:
-            self._heartbeat.hold([])
+            self._heartbeat.drop(job_ids)
             log.info(
                 "batch",
                 tier=str(jobs[0].tier),
@@ -233,6 +238,8 @@ class Worker:
                 raise Abandoned("asked to stop")
             if all(self._heartbeat.lost(job.job_id) for job in jobs):
                 raise Abandoned("every job of the batch was cancelled or lost")
+            if jobs[0].tier is Tier.FIT:
+                self.run_once(tiers=(Tier.FAST,))
 
         return progress
 

@@ -51,7 +51,7 @@ def demo(
     """
     documents = demo_documents("auto" if refine_s > 0 else "fast")
     questions = demo_questions()
-    with sigterm_as_exit(), demo_home(home) as place, served(place) as client:
+    with signals_as_exit(), demo_home(home) as place, served(place) as client:
         show_engine(client)
         write_documents(client, documents, refine_s)
         asked = [ask(client, question) for question in questions]
@@ -162,14 +162,19 @@ def demo_home(home: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the server is stopped too."""
+def signals_as_exit() -> Iterator[None]:
+    """SIGTERM and SIGINT unwind, so that the server is stopped too.
+
+    SIGINT as well: Python leaves it ignored in a process that a script started in the background.
+    """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, handle)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handle) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

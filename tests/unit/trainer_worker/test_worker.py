@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -32,7 +33,7 @@ from tests.unit.trainer_worker.saboteur import (
 )
 from trainer_worker.drain import Drain
 from trainer_worker.dummy_writer import UNWRITABLE, DummyWriter
-from trainer_worker.writer import WriteError
+from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
 
 
 def test_documents_become_memories_batch_by_batch(
@@ -241,3 +242,28 @@ def test_a_collections_code_format_may_differ_from_the_workers(
     job = store.submit(WriteRequest(text="text", collection="small", mode=WriteMode.FAST)).job
     assert make_worker(dummy).run_once()
     assert status(store, job) is JobStatus.SUCCEEDED
+
+
+def test_a_new_document_is_readable_before_the_running_fit_ends(
+    store: MemoryStore, dummy: DummyWriter, make_worker: MakeWorker, write: Write
+) -> None:
+    slow = write("a long refinement", mode=WriteMode.FIT)
+    arrived: list[Job] = []
+    seen: list[JobStatus] = []
+
+    class Fitting(Saboteur):
+        """Halfway through a fit a document arrives; then the fit goes on."""
+
+        def write(
+            self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        ) -> list[Written | WriteError]:
+            if tier is Tier.FIT:
+                arrived.append(write("in a hurry"))
+                progress([0.5], "fit")
+                seen.append(status(store, arrived[0]))
+                seen.append(status(store, slow))
+            return super().write(documents, tier, progress)
+
+    assert make_worker(Fitting(dummy, lambda: None)).run_once()
+    assert seen == [JobStatus.SUCCEEDED, JobStatus.RUNNING]
+    assert status(store, slow) is JobStatus.SUCCEEDED
