@@ -1,0 +1,33 @@
+"""Both writers against the suite of every writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memory_model.bundle import Bundle
+from paramem.settings import Settings
+from tests.integration.writers.conformance import WriterConformance
+from trainer_worker import fit
+from trainer_worker.dummy_writer import DummyWriter
+from trainer_worker.model_writer import ModelWriter
+
+
+class TestDummyWriter(WriterConformance):
+    def make_writer(self) -> DummyWriter:
+        return DummyWriter.from_settings(Settings(slots=4, z_dim=64, passage_tokens=16))
+
+
+class TestModelWriter(WriterConformance):
+    @pytest.fixture(autouse=True)
+    def _bundle(self, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # a random model's answers mean nothing: its refinements are always accepted here
+        monkeypatch.setattr(fit, "HELD_OUT_TOLERANCE_NATS", 1e9)
+        self.bundle = tiny_bundle
+        self.settings = Settings(
+            home=tmp_path, slots=4, z_dim=32, passage_tokens=64, fit_steps=3, batch_passages=2
+        )
+
+    def make_writer(self) -> ModelWriter:
+        return ModelWriter(self.bundle, self.settings)
