@@ -4,50 +4,22 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from memory_store.records import JobStatus
 from memory_store.store import MemoryStore
+from tests.crash.conftest import Start
 from tests.crash.worker_process import (
     HANG,
     SLOW,
     TICK,
-    open_store,
-    start_worker,
     submit,
     wait_until,
 )
 
-Start = Callable[..., subprocess.Popen[bytes]]
 EXIT_S = 60  # limit, not a measurement
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def store(home: Path) -> Iterator[MemoryStore]:
-    with open_store(home) as store:
-        yield store
-
-
-@pytest.fixture
-def start(home: Path) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(**settings: object) -> subprocess.Popen[bytes]:
-        started.append(start_worker(home, **settings))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 def states(store: MemoryStore) -> list[str]:
