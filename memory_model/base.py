@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from memory_model import library
 from memory_model.errors import ModelError
+from memory_model.library import ModelEntry
 
 NF4_MIN_PARAMETERS = 1_000_000_000
 """With ``quantization="auto"``, CUDA models above this size are loaded in NF4."""
@@ -84,9 +85,10 @@ def load_base(
         ModelError: NF4 was asked for without CUDA.
     """
     path = library.pull(name, cache)
+    entry = library.show(str(path), cache)
     place = torch.device(_device(device))
-    chosen = _quantization(quantization, place, path)
-    options: dict[str, Any] = {"dtype": _dtype(path)}
+    chosen = _quantization(quantization, place, entry)
+    options: dict[str, Any] = {"dtype": _dtype(entry)}
     if chosen == "nf4":
         options["device_map"] = {"": place}
         options["quantization_config"] = BitsAndBytesConfig(
@@ -117,20 +119,19 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _dtype(path: Path) -> torch.dtype:
+def _dtype(entry: ModelEntry) -> torch.dtype:
     """bf16 for real models; fp32 only where the weights themselves are (tiny test models)."""
-    entry = library.show(str(path), path)
     return torch.float32 if entry.dtype == "float32" else torch.bfloat16
 
 
-def _quantization(quantization: str, device: torch.device, path: Path) -> str:
+def _quantization(quantization: str, device: torch.device, entry: ModelEntry) -> str:
     if quantization == "nf4" and device.type != "cuda":
         raise ModelError(
             "PARAMEM_QUANTIZATION=nf4 needs a CUDA device, and there is none; use auto or none"
         )
     if quantization != "auto":
         return quantization
-    large = library.show(str(path), path).num_parameters > NF4_MIN_PARAMETERS
+    large = entry.num_parameters > NF4_MIN_PARAMETERS
     return "nf4" if large and device.type == "cuda" else "none"
 
 

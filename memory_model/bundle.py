@@ -11,6 +11,7 @@ tokenizer, adapters, heads, template and slot layout.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import shutil
@@ -172,8 +173,6 @@ def _merged(base: BaseModel, adapter: Path) -> Any:
     """The base with a LoRA merged into a copy of its weights, or None if there is no adapter."""
     if not adapter.is_dir():
         return None
-    import copy
-
     from peft import PeftModel
 
     return PeftModel.from_pretrained(copy.deepcopy(base.lm), adapter).merge_and_unload().eval()

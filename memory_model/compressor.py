@@ -3,7 +3,7 @@
 The first layers of the LLM read the passage with bidirectional attention; their hidden states
 are averaged over m even windows, and a linear head maps each average to a code. (Window means of
 bidirectional states beat appended slot tokens: Feldman & Artzi 2025, arXiv 2510.20797; here
-R@5 0.95 against 0.57-0.77 for a random head, see experiments/LOG.md.)
+R@5 0.95 against 0.57 for a random head, see experiments/LOG.md.)
 
 Symbols: B = batch, L = tokens, m = slots, h = hidden size, d = code dimension.
 """
@@ -30,7 +30,6 @@ class Compressor(nn.Module):
         """``write_lm``: the base with its write adapter merged; None = the base itself."""
         super().__init__()
         self.slots = slots
-        self.layers = layers
         self.code_head = nn.Linear(base.hidden_size, z_dim)  # (h) -> (d), float32
         self._encoder = (_first_layers(write_lm or base.lm, layers),)  # a tuple: no submodule
         self._pad_id = base.tokenizer.pad_token_id or 0

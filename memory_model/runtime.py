@@ -29,6 +29,8 @@ def open_bundle(settings: Settings) -> Bundle:
     Raises:
         ModelError: the model or the bundle cannot be used; the message says what to do.
     """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
     base = load_base(
         settings.model,
         cache=settings.cache,

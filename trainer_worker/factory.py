@@ -18,14 +18,10 @@ def build_writer(settings: Settings) -> MemoryWriter:
             return DummyWriter.from_settings(settings)
         case WriterKind.MODEL:
             try:
-                import torch
-
                 from trainer_worker.model_writer import ModelWriter
             except ImportError as error:
                 raise ImportError(
                     f"PARAMEM_WRITER=model needs {error.name}: pip install 'paramem[worker]', "
                     "or set PARAMEM_WRITER=dummy"
                 ) from error
-            if settings.num_threads:
-                torch.set_num_threads(settings.num_threads)
             return ModelWriter.load(settings)

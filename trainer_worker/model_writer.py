@@ -72,7 +72,7 @@ class ModelWriter:
         meter = _Meter(items, len(documents), tier, progress)
         made: dict[tuple[int, int], PassageMemory] = {}
         for batch in self._batches(items):
-            memories = self._write_batch([item.passage for item in batch], tier, meter, batch)
+            memories = self._write_batch(batch, tier, meter)
             made |= {
                 (item.document, item.passage.start): memory
                 for item, memory in zip(batch, memories, strict=True)
@@ -103,8 +103,9 @@ class ModelWriter:
             yield ordered[start : start + self._batch_passages]
 
     def _write_batch(
-        self, passages: Sequence[Passage], tier: Tier, meter: _Meter, batch: Sequence[_Item]
+        self, batch: Sequence[_Item], tier: Tier, meter: _Meter
     ) -> list[PassageMemory]:
+        passages = [item.passage for item in batch]
         token_ids = [passage.token_ids for passage in passages]
         with torch.no_grad():
             codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
@@ -130,7 +131,7 @@ class ModelWriter:
         else:
             stats = self._measure(codes, token_ids)
         meter.report(batch, 1.0)
-        stored = codes.cpu().numpy().astype(np.float32)
+        stored = codes.cpu().numpy()
         return [
             PassageMemory(
                 codes=stored[i],

@@ -16,12 +16,11 @@ import numpy as np
 import xxhash
 
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_words
-from memory_store.records import CodeFormat, MemorySpec
+from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from paramem.settings import Settings
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
-    FloatArray,
     GenerationChunk,
     GenerationRequest,
     PromptTooLongError,

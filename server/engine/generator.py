@@ -10,12 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from memory_store.records import MemorySpec
-
-FloatArray = npt.NDArray[np.float32]
+from memory_store.records import FloatArray, MemorySpec
 
 
 class EngineError(Exception):

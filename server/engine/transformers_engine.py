@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from memory_store.records import CodeFormat, MemorySpec
+from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from paramem.settings import Settings
 from server.engine.batch import Batch
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
-    FloatArray,
     GenerationChunk,
     GenerationRequest,
     SelectionUnavailableError,
@@ -127,8 +126,6 @@ class TransformersEngine:
         return model, scheduler
 
     def _load(self) -> ReadingModel:
-        if self._settings.num_threads:
-            torch.set_num_threads(self._settings.num_threads)
         model = self._load_model(self._settings)
         with torch.inference_mode():
             # Ragged rows and one step: whatever this model cannot do shows now, not at a request.

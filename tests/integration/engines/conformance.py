@@ -13,9 +13,9 @@ from typing import TypeVar, cast
 import numpy as np
 import pytest
 
+from memory_store.records import FloatArray
 from server.engine.generator import (
     EngineNotReadyError,
-    FloatArray,
     GenerationChunk,
     GenerationRequest,
     Generator,
