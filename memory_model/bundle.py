@@ -1,9 +1,11 @@
 """The bundle: one directory holding everything that was trained (or computed in closed form).
 
     bundle.json         configuration, base model, checksums
-    heads.safetensors   code head, expander
-    write_adapter/      PEFT LoRA of the compressor   (absent in an untrained bundle)
-    read_adapter/       PEFT LoRA of the reader       (absent in an untrained bundle)
+    heads.safetensors   compressor heads, expander, selector
+    write_adapter/      PEFT LoRA of the compressor's layers        (absent if untrained)
+    read_adapter/       PEFT LoRA of the reader                     (absent if untrained)
+    text_adapter/       PEFT LoRA of the same LLM trained to read passages as text: the rival in
+                        benchmarks, never needed to serve           (absent if untrained)
 
 A memory is readable only by the bundle that wrote it: the fingerprint covers the base weights,
 tokenizer, adapters, heads, template and slot layout.
@@ -11,28 +13,29 @@ tokenizer, adapters, heads, template and slot layout.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from memory_model.base import BaseModel
-from memory_model.compressor import Compressor
+from memory_model.compressor import Compressor, first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
+from memory_model.selector import Selector
 from memory_model.template import Template
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
-ADAPTERS = ("write_adapter", "read_adapter")
+WRITE_ADAPTER, READ_ADAPTER, TEXT_ADAPTER = "write_adapter", "read_adapter", "text_adapter"
 
 
 class BundleConfig(Schema):
@@ -57,23 +60,46 @@ class BundleConfig(Schema):
         return hashlib.sha256(covered.encode()).hexdigest()[:32]
 
 
+class Heads(TypedDict):
+    """The trained modules beside the LLM, by their prefix in ``heads.safetensors``."""
+
+    compressor: Compressor
+    expander: Expander
+    selector: Selector
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle bound to its base model. ``read_lm`` has the read adapter merged."""
+    """A bundle bound to its base model, whose LLM has the reader's adapter merged into it."""
 
     config: BundleConfig
     base: BaseModel
     compressor: Compressor
     expander: Expander
-    read_lm: Any
+    selector: Selector
+
+    @property
+    def read_lm(self) -> Any:
+        """The LLM that reads."""
+        return self.base.lm
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(compressor=self.compressor, expander=self.expander, selector=self.selector)
 
     @property
     def fingerprint(self) -> str:
         return self.config.fingerprint
 
 
-def load_bundle(directory: Path, base: BaseModel) -> Bundle:
+def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER) -> Bundle:
     """Open a bundle and check it against its checksums and its base model.
+
+    A trained bundle changes ``base``: the reader's adapter is merged into the LLM's own weights,
+    so that one copy of them is in memory.
+
+    Args:
+        reader: which adapter reads; ``TEXT_ADAPTER`` for the text-reading rival.
 
     Raises:
         BundleError: missing, damaged or of a newer format; names the file.
@@ -92,20 +118,26 @@ def load_bundle(directory: Path, base: BaseModel) -> Bundle:
             f"({config.base_model}), but {base.name} has {base.weights_hash}; set PARAMEM_MODEL "
             "to the bundle's base model, or PARAMEM_BUNDLE to a bundle of this model"
         )
-    write_lm = _merged(base, directory / ADAPTERS[0])
-    compressor, expander = build_heads(config, base, write_lm=write_lm)
+    encoder = None
+    if (directory / WRITE_ADAPTER).is_dir():
+        trunk = first_layers(base.lm, config.layers, own_weights=True)
+        encoder = _merged(trunk, directory / WRITE_ADAPTER)
+    elif (directory / reader).is_dir():
+        encoder = first_layers(base.lm, config.layers, own_weights=True)
+    if (directory / reader).is_dir():
+        _merged(base.lm, directory / reader)
+    modules = build_heads(config, base, encoder=encoder)
     heads = load_file(directory / HEADS)
-    try:
-        compressor.code_head.load_state_dict(_part(heads, "code_head."))
-        expander.load_state_dict(_part(heads, "expander."))
-    except RuntimeError as error:
-        raise BundleError(
-            f"{directory / HEADS} does not hold the expected heads: {error}"
-        ) from error
-    read_lm = _merged(base, directory / ADAPTERS[1]) or base.lm
-    compressor.to(base.device).eval().requires_grad_(False)
-    expander.to(base.device).eval().requires_grad_(False)
-    return Bundle(config, base, compressor, expander, read_lm)
+    for name, head in modules.items():
+        module = cast(nn.Module, head)
+        try:
+            module.load_state_dict(_part(heads, f"{name}."))
+        except RuntimeError as error:
+            raise BundleError(
+                f"{directory / HEADS} does not hold the expected heads: {error}"
+            ) from error
+        module.eval().requires_grad_(False)
+    return Bundle(config, base, **modules)
 
 
 def read_config(directory: Path) -> BundleConfig:
@@ -123,28 +155,26 @@ def read_config(directory: Path) -> BundleConfig:
         raise BundleError(f"{file} is not a bundle this version can read: {error}") from error
 
 
-def build_heads(
-    config: BundleConfig, base: BaseModel, *, write_lm: Any = None
-) -> tuple[Compressor, Expander]:
-    """Compressor and expander of the bundle's shape, randomly initialised."""
+def build_heads(config: BundleConfig, base: BaseModel, *, encoder: Any = None) -> Heads:
+    """Modules of the bundle's shape on the base's device, not yet fitted."""
     compressor = Compressor(
-        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, write_lm=write_lm
+        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
     )
-    expander = Expander(slots=config.slots, z_dim=config.z_dim, hidden_size=base.hidden_size)
-    return compressor.to(base.device), expander.to(base.device)
+    expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
+    return Heads(
+        compressor=compressor.to(base.device),
+        expander=expander.to(base.device),
+        selector=Selector(config.z_dim).to(base.device),
+    )
 
 
 def save_bundle(
-    directory: Path,
-    config: BundleConfig,
-    compressor: Compressor,
-    expander: Expander,
-    adapters: dict[str, Any] | None = None,
+    directory: Path, config: BundleConfig, heads: Heads, adapters: dict[str, Any] | None = None
 ) -> BundleConfig:
     """Write a bundle; it appears whole or not at all.
 
     Args:
-        adapters: PEFT models by folder name (``write_adapter``, ``read_adapter``).
+        adapters: PEFT models by folder name, each with its adapter active.
 
     Returns: the configuration as written, with checksums.
     """
@@ -152,13 +182,12 @@ def save_bundle(
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    heads = {
-        f"code_head.{name}": tensor for name, tensor in compressor.code_head.state_dict().items()
+    tensors = {
+        f"{name}.{key}": tensor.contiguous().cpu()
+        for name, module in heads.items()
+        for key, tensor in cast(nn.Module, module).state_dict().items()
     }
-    heads |= {f"expander.{name}": tensor for name, tensor in expander.state_dict().items()}
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in heads.items()}, temporary / HEADS
-    )
+    save_file(tensors, temporary / HEADS)
     for name, adapter in (adapters or {}).items():
         adapter.save_pretrained(temporary / name)
     files = sorted(file for file in temporary.rglob("*") if file.is_file())
@@ -169,13 +198,11 @@ def save_bundle(
     return config
 
 
-def _merged(base: BaseModel, adapter: Path) -> Any:
-    """The base with a LoRA merged into a copy of its weights, or None if there is no adapter."""
-    if not adapter.is_dir():
-        return None
+def _merged(model: Any, adapter: Path) -> Any:
+    """The model with a LoRA merged into its own weights."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(copy.deepcopy(base.lm), adapter).merge_and_unload().eval()
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

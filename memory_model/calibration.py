@@ -50,12 +50,12 @@ def create_untrained_bundle(directory: Path, base: BaseModel, *, slots: int, z_d
         template=Template(),
         trained=False,
     )
-    compressor, expander = build_heads(config, base)
+    heads = build_heads(config, base)
     with torch.no_grad():
         token_ids = sample_text(base)
-        fit_code_head(compressor, token_ids)
-        fit_expander(compressor, expander, token_ids, base)
-    save_bundle(directory, config, compressor, expander)
+        fit_code_head(heads["compressor"], token_ids)
+        fit_expander(heads["compressor"], heads["expander"], token_ids, base)
+    save_bundle(directory, config, heads)
 
 
 def sample_text(base: BaseModel) -> list[list[int]]:
@@ -83,7 +83,7 @@ def sample_text(base: BaseModel) -> list[list[int]]:
 
 def fit_code_head(compressor: Compressor, token_ids: list[list[int]]) -> None:
     """Set the code head to the PCA-whitening of token states: z = Λ^(-1/2) Vᵀ (s - mean)."""
-    states = compressor.states(token_ids)[0].flatten(0, 1)  # (T, h)
+    states = compressor.read(token_ids).states.flatten(0, 1)  # (T, h)
     mean = states.mean(dim=0)
     _, singular, basis = torch.linalg.svd(states - mean, full_matrices=False)  # basis (h, h)
     variance = singular.square() / len(states)
@@ -94,6 +94,7 @@ def fit_code_head(compressor: Compressor, token_ids: list[list[int]]) -> None:
     weight *= weight.gather(1, weight.abs().argmax(dim=1, keepdim=True)).sign()
     compressor.code_head.weight.copy_(weight)
     compressor.code_head.bias.copy_(-weight @ mean)
+    compressor.embedding_head.weight.zero_()
 
 
 def fit_expander(
@@ -106,13 +107,13 @@ def fit_expander(
     5 nats per token; around the embedding of a line break it costs nothing, and the fit starts
     from there (experiments/LOG.md).
     """
-    states, mask = compressor.states(token_ids)  # (B, L, h)
-    embedded = base.embed_tokens(compressor.pad(token_ids)[0]).float()  # (B, L, h)
+    reading = compressor.read(token_ids)
     codes, targets = [], []
     for tokens in WINDOW_TOKENS:
-        weights = window_weights(mask, mask.shape[1] // tokens)  # (B, windows, L)
-        codes.append(compressor.code_head(weights @ states).flatten(0, 1))
-        targets.append((weights @ embedded).flatten(0, 1))
+        weights = window_weights(reading.mask, TOKENS // tokens)  # (B, windows, L)
+        means = weights @ reading.embedded  # (B, windows, h)
+        codes.append(compressor.head(means, weights @ reading.states).flatten(0, 1))
+        targets.append(means.flatten(0, 1))
     x = torch.cat(codes)  # (N, d)
     y = torch.cat(targets)  # (N, h)
     expander.text_mean.copy_(y.mean(dim=0))

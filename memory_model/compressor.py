@@ -1,9 +1,15 @@
 """The compressor f(D) -> z: passages in, codes out.
 
-The first layers of the LLM read the passage with bidirectional attention; their hidden states
-are averaged over m even windows, and a linear head maps each average to a code. (Window means of
-bidirectional states beat appended slot tokens: Feldman & Artzi 2025, arXiv 2510.20797; here
-R@5 0.95 against 0.57 for a random head, see experiments/LOG.md.)
+The first layers of the LLM read the passage with bidirectional attention. Tokens are dealt out
+over m even windows, and a code is what the window's mean token embedding and the mean of its
+hidden states map to, each by a linear head:
+
+    z_s = E · mean(embeddings of window s)  +  H · mean(normalised states of window s) + b
+
+Started with E as (a projection of) the identity and H = 0, windows of one token are the text
+itself, so a reader of text reads them at once; training then compresses from there. (Window means
+of bidirectional states beat appended slot tokens: Feldman & Artzi 2025, arXiv 2510.20797, and
+experiments/LOG.md.)
 
 Symbols: B = batch, L = tokens, m = slots, h = hidden size, d = code dimension.
 """
@@ -12,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,38 +28,52 @@ from torch.nn import functional
 from memory_model.base import BaseModel
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the compressor sees of B passages, right-padded."""
+
+    embedded: torch.Tensor  # (B, L, h) float32 token embeddings
+    states: torch.Tensor  # (B, L, h) float32 states after the first layers, root mean square 1
+    mask: torch.Tensor  # (B, L) bool
+
+
 class Compressor(nn.Module):
     """Encodes passages, and queries in the same space."""
 
     def __init__(
-        self, base: BaseModel, *, slots: int, z_dim: int, layers: int, write_lm: Any = None
+        self, base: BaseModel, *, slots: int, z_dim: int, layers: int, encoder: Any = None
     ) -> None:
-        """``write_lm``: the base with its write adapter merged; None = the base itself."""
+        """``encoder``: first layers with the write adapter; None = those of the base itself."""
         super().__init__()
         self.slots = slots
+        self.embedding_head = nn.Linear(base.hidden_size, z_dim, bias=False)  # (h) -> (d)
         self.code_head = nn.Linear(base.hidden_size, z_dim)  # (h) -> (d), float32
-        self._encoder = (_first_layers(write_lm or base.lm, layers),)  # a tuple: no submodule
+        if encoder is None:
+            encoder = first_layers(base.lm, layers)
+        self._encoder = (encoder,)  # a tuple: no submodule
         self._pad_id = base.tokenizer.pad_token_id or 0
 
     @property
     def device(self) -> torch.device:
         return self.code_head.weight.device
 
-    def states(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states after the first layers, every token seeing its whole passage.
-
-        Returns: states (B, L, h) float32 and mask (B, L) bool, right-padded.
-        """
-        ids, mask = self.pad(token_ids)
-        lowest = torch.finfo(self._encoder[0].dtype).min
-        attention = torch.where(mask, 0.0, lowest).to(self._encoder[0].dtype)  # (B, L)
+    def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
+        """Run the first layers, every token seeing its whole passage."""
+        ids, mask = self._pad(token_ids)
+        encoder = self._encoder[0]
+        embedded = encoder.get_input_embeddings()(ids)  # (B, L, h)
+        lowest = torch.finfo(embedded.dtype).min
+        attention = torch.where(mask, 0.0, lowest).to(embedded.dtype)  # (B, L)
         attention = attention[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # (B, 1, L, L)
-        output = self._encoder[0](
-            input_ids=ids, attention_mask=attention.contiguous(), use_cache=False
+        output = encoder(
+            inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
         )
-        return output.last_hidden_state.float(), mask  # (B, L, h)
+        states = output.last_hidden_state.float()  # (B, L, h)
+        return Reading(
+            embedded.float(), functional.rms_norm(states, states.shape[-1:], eps=1e-6), mask
+        )
 
-    def pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-pad to the longest. Returns: ids (B, L) and mask (B, L) bool."""
         longest = max(len(ids) for ids in token_ids)
         ids = torch.full((len(token_ids), longest), self._pad_id, dtype=torch.long)
@@ -62,50 +83,61 @@ class Compressor(nn.Module):
             mask[row, : len(tokens)] = True
         return ids.to(self.device), mask.to(self.device)
 
-    def compress(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Codes of passages: one slot per window. Returns: (B, m, d) float32."""
-        states, mask = self.states(token_ids)
-        windows = window_weights(mask, self.slots)  # (B, m, L)
-        codes: torch.Tensor = self.code_head(windows @ states)  # (B, m, h) -> (B, m, d)
+    def compress(
+        self, token_ids: Sequence[Sequence[int]], slots: int | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Codes of passages.
+
+        Args:
+            slots: m; or (B,) a number for each passage, whose codes beyond are meaningless;
+                None = the bundle's.
+
+        Returns: (B, m, d) float32.
+        """
+        reading = self.read(token_ids)
+        windows = window_weights(reading.mask, self.slots if slots is None else slots)  # (B, m, L)
+        return self.head(windows @ reading.embedded, windows @ reading.states)
+
+    def head(self, embedded: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Window means (…, h) of embeddings and states -> codes (…, d)."""
+        codes: torch.Tensor = self.embedding_head(embedded) + self.code_head(states)
         return codes
 
-    def embed_queries(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Mean code of queries, comparable with :func:`keys`. Returns: (B, d) unit norm."""
-        states, mask = self.states(token_ids)
-        means = window_weights(mask, 1) @ states  # (B, 1, h)
-        return functional.normalize(self.code_head(means[:, 0]), dim=-1)
 
-
-def keys(codes: torch.Tensor) -> torch.Tensor:
-    """What the index holds of a memory: its mean-pooled code. (B, m, d) -> (B, d) unit norm."""
-    return functional.normalize(codes.mean(dim=-2), dim=-1)
-
-
-def window_weights(mask: torch.Tensor, slots: int) -> torch.Tensor:
+def window_weights(mask: torch.Tensor, slots: int | torch.Tensor) -> torch.Tensor:
     """Averaging weights that deal L tokens out over m even windows, in order.
 
     A passage shorter than m tokens repeats tokens, so that every slot is filled.
 
     Args:
         mask: (B, L) bool, right-padded, at least one token a row.
+        slots: m, or (B,) a number for each row; windows beyond a row's own are zero.
 
     Returns: (B, m, L), each row of windows summing to one.
     """
     lengths = mask.sum(dim=1, keepdim=True)  # (B, 1)
-    slot = torch.arange(slots, device=mask.device)[None, :]  # (1, m)
-    start = slot * lengths // slots  # (B, m)
-    end = torch.maximum((slot + 1) * lengths // slots, start + 1)
+    number = torch.as_tensor(slots, device=mask.device).reshape(-1, 1)  # (B or 1, 1)
+    slot = torch.arange(int(number.max()), device=mask.device)[None, :]  # (1, m)
+    start = slot * lengths // number  # (B, m)
+    end = torch.maximum((slot + 1) * lengths // number, start + 1)
     position = torch.arange(mask.shape[1], device=mask.device)
     inside = (position >= start[..., None]) & (position < end[..., None])  # (B, m, L)
-    return inside / inside.sum(dim=-1, keepdim=True)
+    inside &= (slot < number)[..., None]
+    return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def _first_layers(lm: Any, layers: int) -> Any:
-    """The transformer cut after ``layers`` layers, without its final norm; weights are shared."""
+def first_layers(lm: Any, layers: int, *, own_weights: bool = False) -> Any:
+    """The transformer cut after ``layers`` layers, without its final norm.
+
+    Args:
+        own_weights: copy the layers (the embeddings stay shared), so that adapters can go in.
+    """
     trunk = copy.copy(lm.base_model)
     trunk._modules = dict(trunk._modules)  # the copy must not change the original's children
     trunk.config = copy.deepcopy(trunk.config)
     trunk.config.num_hidden_layers = layers
     trunk.layers = trunk.layers[:layers]
+    if own_weights:
+        trunk.layers = copy.deepcopy(trunk.layers)
     trunk.norm = nn.Identity()
     return trunk

@@ -13,18 +13,37 @@ from memory_model.base import BaseModel
 from memory_model.expander import Expander
 from memory_model.template import PromptBuilder, Template
 
+ABSENT_ANSWER = "not in memory"
+"""What a trained reader answers when no memory holds the answer."""
+
 
 class Reader:
-    """Lays out ``[prefix][z_1 … z_K][suffix(query)]`` for the LLM."""
+    """Lays out ``[prefix][z_1, …, z_K][suffix(query)]`` for the LLM."""
 
     def __init__(self, base: BaseModel, expander: Expander, template: Template) -> None:
         self._base = base
         self._expander = expander
         self._builder = PromptBuilder(base.tokenizer, template)
 
+        self.separator_tokens = base.tokenize(template.separator)
+
     @property
     def prefix_tokens(self) -> list[int]:
         return self._builder.prefix
+
+    def memory_context(self, codes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What precedes the question: the prefix and the memories, set apart like passages.
+
+        Args:
+            codes: K of (m_i, d) float32.
+
+        Returns: (C, h) in the LLM's dtype.
+        """
+        separator = self.embed(self.separator_tokens)
+        parts = [self.embed(self._builder.prefix)]
+        for number, memory in enumerate(codes):
+            parts += [*([separator] if number else []), self.expand(memory)]
+        return torch.cat(parts)
 
     def memory_prompt(self, query: str | None, codes: torch.Tensor) -> torch.Tensor:
         """Prompt that answers ``query`` from memories, or (None) decodes a memory into text.
@@ -34,11 +53,10 @@ class Reader:
 
         Returns: (T, h) in the LLM's dtype.
         """
-        slots = self.expand(codes).flatten(0, 1)  # (K, m, h) -> (K * m, h)
+        context = self.memory_context(list(codes))
         if query is None:
-            return torch.cat([self.embed(self._builder.prefix), slots])
-        prompt = self._builder.prompt(query, with_context=True)
-        return torch.cat([self.embed(prompt.prefix), slots, self.embed(prompt.suffix)])
+            return context
+        return torch.cat([context, self.embed(self.suffix_tokens(query))])
 
     def text_prompt(self, query: str, texts: Sequence[str]) -> torch.Tensor:
         """The same prompt with passages as text; with none, the closed-book prompt. (T, h)"""

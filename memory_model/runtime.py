@@ -86,8 +86,8 @@ class ReadingModel:
         return vector
 
     def _router(self, token_ids: list[int]) -> torch.Tensor:
-        """The compressor's own mean code of the query (d,)."""
-        return self.bundle.compressor.embed_queries([token_ids])[0]
+        """The selector's vector of the query (d,)."""
+        return self.bundle.selector.queries(self.bundle.compressor, [token_ids])[0]
 
     def _cosine(self, token_ids: list[int]) -> torch.Tensor:
         """The untrained baseline: the query's mean token embedding against mean-pooled z.

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.compressor import keys
 from memory_model.errors import TextError
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
@@ -110,7 +109,7 @@ class ModelWriter:
         with torch.no_grad():
             codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
         # the key is that of the first guess: refinement moves z for the reader, not for the index
-        index_keys = keys(codes).cpu().numpy()
+        index_keys = self._bundle.selector.keys(codes).cpu().numpy()
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
                 passages, codes, lambda share: meter.report(batch, share)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clients.demo import demo_documents, demo_questions
-from memory_model.compressor import keys
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
 
@@ -28,7 +27,7 @@ def test_the_untrained_bundle_selects_among_the_demo_documents(
     bundle, documents = model.bundle, demo_documents("fast")
     with torch.inference_mode():
         codes = bundle.compressor.compress([bundle.base.tokenize(item.text) for item in documents])
-    index = keys(codes).numpy()  # (documents, d)
+        index = bundle.selector.keys(codes).numpy()  # (documents, d)
     right = 0
     for question in demo_questions():
         vector = model.embed_query(question.question, selection)

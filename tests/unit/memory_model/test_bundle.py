@@ -11,6 +11,7 @@ import torch
 from memory_model.base import load_base
 from memory_model.bundle import Bundle, BundleConfig, load_bundle, save_bundle
 from memory_model.calibration import create_untrained_bundle
+from memory_model.compressor import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.template import Template
 from tests.tiny import save_tiny_model
@@ -18,9 +19,7 @@ from tests.tiny import save_tiny_model
 
 @pytest.fixture
 def saved(tiny_bundle: Bundle, tmp_path: Path) -> Path:
-    save_bundle(
-        tmp_path / "bundle", tiny_bundle.config, tiny_bundle.compressor, tiny_bundle.expander
-    )
+    save_bundle(tmp_path / "bundle", tiny_bundle.config, tiny_bundle.heads)
     return tmp_path / "bundle"
 
 
@@ -94,27 +93,48 @@ def test_codes_wider_than_the_model_are_refused(tiny_bundle: Bundle, tmp_path: P
         create_untrained_bundle(tmp_path / "wide", tiny_bundle.base, slots=4, z_dim=65)
 
 
-def test_a_trained_bundle_with_adapters_drops_in(
-    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+@pytest.mark.parametrize("reader", ["read_adapter", "text_adapter"])
+def test_a_trained_bundle_reads_with_the_chosen_adapter(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path, reader: str
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     adapters = {}
-    for name in ("write_adapter", "read_adapter"):
-        base = load_base(str(tiny_model), cache=tmp_path)
-        lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        adapters[name] = get_peft_model(base.lm, lora)
+    for name in ("write_adapter", "read_adapter", "text_adapter"):
+        lm = load_base(str(tiny_model), cache=tmp_path).lm
+        model = first_layers(lm, tiny_bundle.config.layers) if name == "write_adapter" else lm
+        adapters[name] = get_peft_model(model, lora)
     config = BundleConfig(**tiny_bundle.config.model_dump() | {"trained": True})
-    save_bundle(
-        tmp_path / "trained", config, tiny_bundle.compressor, tiny_bundle.expander, adapters
-    )
-    loaded = load_bundle(tmp_path / "trained", tiny_bundle.base)
+    save_bundle(tmp_path / "trained", config, tiny_bundle.heads, adapters)
+    base = load_base(str(tiny_model), cache=tmp_path)
+    loaded = load_bundle(tmp_path / "trained", base, reader=reader)
 
     tokens = torch.tensor([[3, 50, 60, 70]])
     with torch.no_grad():
-        expected = adapters["read_adapter"](input_ids=tokens).logits
+        expected = adapters[reader](input_ids=tokens).logits
         torch.testing.assert_close(loaded.read_lm(input_ids=tokens).logits, expected)
         plain = tiny_bundle.compressor.compress(tokens.tolist())
-        assert (loaded.compressor.compress(tokens.tolist()) - plain).abs().max() > 1e-4
+        written = loaded.compressor.compress(tokens.tolist())
+        encoded = adapters["write_adapter"](input_ids=tokens).last_hidden_state
+    assert (written - plain).abs().max() > 1e-4
+    assert encoded.shape == (1, 4, base.hidden_size)
     assert loaded.fingerprint != tiny_bundle.fingerprint
+
+
+def test_the_compressor_keeps_its_own_layers_when_the_reader_is_merged(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lm = load_base(str(tiny_model), cache=tmp_path).lm
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    adapters = {"read_adapter": get_peft_model(lm, lora)}
+    save_bundle(tmp_path / "trained", tiny_bundle.config, tiny_bundle.heads, adapters)
+    loaded = load_bundle(tmp_path / "trained", load_base(str(tiny_model), cache=tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.compressor.compress([[3, 50, 60]]),
+            tiny_bundle.compressor.compress([[3, 50, 60]]),
+        )

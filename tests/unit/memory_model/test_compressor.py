@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.compressor import keys, window_weights
+from memory_model.compressor import window_weights
 
 LONG = [7, 20, 33, 46, 59, 72, 85, 98, 111, 124]
 SHORT = [5, 9]
@@ -30,13 +30,25 @@ def test_a_passage_shorter_than_the_slots_fills_every_slot() -> None:
     assert weights[0].argmax(dim=-1).tolist() == [0, 0, 1, 1]
 
 
+def test_passages_of_one_batch_can_have_different_numbers_of_slots(tiny_bundle: Bundle) -> None:
+    compressor = tiny_bundle.compressor
+    with torch.no_grad():
+        codes = compressor.compress([LONG, SHORT], slots=torch.tensor([5, 2]))  # (2, 5, d)
+        torch.testing.assert_close(codes[0], compressor.compress([LONG], slots=5)[0])
+        torch.testing.assert_close(codes[1, :2], compressor.compress([SHORT], slots=2)[0])
+
+
 def test_codes_equal_a_plain_loop_over_windows(tiny_bundle: Bundle) -> None:
     compressor = tiny_bundle.compressor
     with torch.no_grad():
         codes = compressor.compress([LONG])[0]  # (m, d)
-        states = compressor.states([LONG])[0][0]  # (L, h)
+        reading = compressor.read([LONG])
         bounds = [(0, 2), (2, 5), (5, 7), (7, 10)]
-        reference = [compressor.code_head(states[a:b].mean(dim=0)) for a, b in bounds]
+        reference = [
+            compressor.embedding_head(reading.embedded[0, a:b].mean(dim=0))
+            + compressor.code_head(reading.states[0, a:b].mean(dim=0))
+            for a, b in bounds
+        ]
     torch.testing.assert_close(codes, torch.stack(reference))
 
 
@@ -62,21 +74,23 @@ def test_only_the_first_layers_run_and_the_model_stays_whole(tiny_bundle: Bundle
         hidden = lm(input_ids=ids, output_hidden_states=True).hidden_states
         # one token alone: bidirectional and causal attention are the same thing
         single = lm(input_ids=ids[:, :1], output_hidden_states=True).hidden_states[1]
-        states, _ = tiny_bundle.compressor.states([LONG[:1]])
+        states = tiny_bundle.compressor.read([LONG[:1]]).states
     assert len(hidden) == lm.config.num_hidden_layers + 1
-    torch.testing.assert_close(states, single)
+    normalised = single / single.square().mean(dim=-1, keepdim=True).sqrt()
+    torch.testing.assert_close(states, normalised)
 
 
 def test_a_key_is_the_unit_mean_of_the_slots(tiny_bundle: Bundle) -> None:
     with torch.no_grad():
         codes = tiny_bundle.compressor.compress([LONG])
-    key = keys(codes)[0]
+        key = tiny_bundle.selector.keys(codes)[0]
     torch.testing.assert_close(key.norm(), torch.tensor(1.0))
     assert torch.cosine_similarity(key, codes[0].mean(dim=0), dim=0) > 0.9999
 
 
 def test_a_query_equal_to_a_passage_points_at_it(tiny_bundle: Bundle) -> None:
     with torch.no_grad():
-        index = keys(tiny_bundle.compressor.compress([LONG, LONG[::-1], SHORT]))
-        query = tiny_bundle.compressor.embed_queries([SHORT])
+        compressor, selector = tiny_bundle.compressor, tiny_bundle.selector
+        index = selector.keys(compressor.compress([LONG, LONG[::-1], SHORT]))
+        query = selector.queries(compressor, [SHORT])
     assert (query @ index.T).argmax() == 2

@@ -73,9 +73,10 @@ def test_memories_stand_between_prefix_and_question_in_order(
     with torch.no_grad():
         prompt = reader.memory_prompt("who?", codes)
         first = len(reader.prefix_tokens)
+        third = first + 2 * (4 + len(reader.separator_tokens))  # set apart as passages are
         torch.testing.assert_close(prompt[first : first + 4], tiny_bundle.expander(codes[0]))
-        torch.testing.assert_close(prompt[first + 8 : first + 12], tiny_bundle.expander(codes[2]))
-    assert len(prompt) == first + 12 + len(reader.suffix_tokens("who?"))
+        torch.testing.assert_close(prompt[third : third + 4], tiny_bundle.expander(codes[2]))
+    assert len(prompt) == third + 4 + len(reader.suffix_tokens("who?"))
 
 
 def test_a_reconstruction_prompt_ends_with_the_memory(reader: Reader) -> None:

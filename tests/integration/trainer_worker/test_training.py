@@ -1,0 +1,154 @@
+"""A whole training run on a tiny random model: stages, resume, and a clear end on divergence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memory_model.base import load_base
+from trainer_worker.train.checkpoint import load_checkpoint
+from trainer_worker.train.config import TrainConfig
+from trainer_worker.train.dataset import load_training_set
+from trainer_worker.train.errors import TrainingError
+from trainer_worker.train.networks import build_networks
+from trainer_worker.train.trainer import Trainer
+
+TEXT = {"name": "text", "context": "text", "steps": 3, "learning_rate": 0.01, "warmup_steps": 1}
+MEMORY = {
+    "name": "memory",
+    "context": "memory",
+    "steps": 3,
+    "learning_rate": 0.01,
+    "warmup_steps": 1,
+    "tokens_per_slot": [1.0, 3.0],
+    "reconstruction_weight": 0.3,
+    "teacher_weight": 0.5,
+    "selection_weight": 0.3,
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten documents on two topics, two questions each."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    documents, questions = [], []
+    for number in range(10):
+        name = f"Person{number}"
+        documents.append(
+            {
+                "id": f"d{number}",
+                "title": f"topic {number % 2}",
+                "text": f"{name} lives in town {number * 7} and has a cat of {number + 2} years.",
+            }
+        )
+        for asked, answer in (("Where is the home?", f"town {number * 7}"), ("Age?", "cat")):
+            questions.append(
+                {"question": f"{name}: {asked}", "answers": [answer], "doc_ids": [f"d{number}"]}
+            )
+    (folder / "toy.docs.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "toy.qa.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    return folder
+
+
+def config(model: Path, *stages: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "model": str(model),
+            "datasets": ["toy"],
+            "slots": 4,
+            "z_dim": 32,
+            "layers": 2,
+            "write_rank": 2,
+            "read_rank": 2,
+            "passage_tokens": 64,
+            "batch_tokens": 64,
+            "passages_per_row": [1, 2],
+            "stages": list(stages),
+        }
+    )
+
+
+def trainer(run: TrainConfig, data: Path, directory: Path) -> Trainer:
+    base = load_base(run.model, cache=directory / "cache", device="cpu")
+    rows = load_training_set(data, run.datasets, base, run.template, run.passage_tokens)
+    return Trainer(run, build_networks(run, base), rows, directory)
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_both_stages_run_and_every_loss_is_recorded(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path).train()
+    steps = metrics(tmp_path)
+    assert [step["stage"] for step in steps] == ["text"] * 3 + ["memory"] * 3
+    names = set().union(*steps)
+    assert {"answer", "teacher", "reconstruction", "selection", "text_answer"} <= names
+
+
+def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    trainer(config(tiny_model, TEXT), data, tmp_path).train()
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    after_text = found[1]
+    resumed = trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path)
+    resumed.train(resumed.resume())
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    changed = {
+        name.split(":")[0]
+        for name, tensor in found[1].items()
+        if not torch.equal(tensor, after_text[name])
+    }
+    assert changed == {"read", "write", "compressor", "expander", "selector"}
+
+
+def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    one_token = MEMORY | {"tokens_per_slot": [1.0, 1.0], "steps": 1, "teacher_weight": 1.0}
+    run = config(tiny_model, TEXT, one_token).model_copy(update={"z_dim": 64})  # d = h
+    trainer(run, data, tmp_path).train()
+    assert metrics(tmp_path)[-1]["teacher"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    run = config(tiny_model, TEXT, MEMORY)
+    trainer(config(tiny_model, TEXT), data, tmp_path).train()
+    resumed = trainer(run, data, tmp_path)
+    start = resumed.resume()
+    assert start == 3
+    resumed.train(start)
+    assert [step["step"] for step in metrics(tmp_path)] == list(range(6))
+
+
+def test_training_stops_on_a_loss_that_is_not_finite(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    trainer(config(tiny_model, TEXT), data, tmp_path).train()
+    broken = trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path)
+    start = broken.resume()
+    parameters = broken._networks.adapter_parameters("text")
+    with torch.no_grad():
+        parameters[0].fill_(float("nan"))
+    with pytest.raises(TrainingError, match="not finite at step 3"):
+        broken.train(start)
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[0].step == 3
+    assert all(tensor.isfinite().all() for tensor in found[1].values())
+
+
+def test_a_missing_data_set_is_named(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    run = config(tiny_model, TEXT).model_copy(update={"datasets": ["absent"]})
+    with pytest.raises(TrainingError, match=r"absent\.docs\.jsonl"):
+        trainer(run, data, tmp_path)

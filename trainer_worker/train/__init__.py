@@ -1,0 +1,1 @@
+"""Training a bundle: text reader, then memory reader, compressor and selector together."""

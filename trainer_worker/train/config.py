@@ -1,0 +1,77 @@
+"""A training run as a YAML file: which model, which heads, which stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memory_model.template import Template
+from trainer_worker.train.errors import TrainingError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Strict):
+    """One leg of the curriculum. Losses are weighted sums; the answer loss has weight 1."""
+
+    name: str
+    context: Literal["text", "memory"]
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = 20
+    final_rate: float = 0.1
+    """Of the learning rate, reached linearly at the last step."""
+    tokens_per_slot: tuple[float, float] = (1.0, 1.0)
+    """Drawn evenly for each step; memory stages only."""
+    ramp_steps: int = 0
+    """Over so many steps the upper end of ``tokens_per_slot`` rises from 1."""
+    reconstruction_weight: float = 0.0
+    teacher_weight: float = 0.0
+    """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
+    selection_weight: float = 0.0
+    text_share: float = 0.0
+    """Of the steps of a memory stage that read text, so that the reader keeps both."""
+
+
+class TrainConfig(_Strict):
+    """Contents of a file in ``experiments/configs/``."""
+
+    model: str
+    datasets: list[str]
+    slots: int = Field(ge=1)
+    """m that the bundle serves with; training varies it."""
+    z_dim: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    """Of the LLM that the compressor reads with."""
+    passage_tokens: int = Field(default=160, ge=16)
+    write_rank: int = Field(default=32, ge=1)
+    read_rank: int = Field(default=32, ge=1)
+    template: Template = Template()
+    seed: int = 0
+    batch_tokens: int = Field(default=2600, ge=64)
+    """Per step: rows are added until about so many tokens are read."""
+    accumulate: int = Field(default=1, ge=1)
+    passages_per_row: list[int] = [1, 1, 2, 2, 3, 5]
+    questions_per_row: int = 8
+    absent_share: float = 0.1
+    clip_norm: float = 1.0
+    checkpoint_every_s: float = 150.0
+    max_documents: int | None = None
+    stages: list[Stage]
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Raises:
+    TrainingError: the file is missing or not a valid configuration; says where.
+    """
+    try:
+        return TrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise TrainingError(f"no training configuration at {path}") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise TrainingError(f"{path} is not a valid training configuration: {error}") from error

@@ -1,0 +1,167 @@
+"""Everything that is trained, around one base LLM.
+
+text adapter   the reader of passages as text: teacher, rival and starting point
+read adapter   the reader of memories; starts as a copy of the text adapter
+write adapter  the compressor's first layers
+heads          compressor heads, expander, selector
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from torch import nn
+
+from memory_model.base import BaseModel
+from memory_model.compressor import Compressor, first_layers
+from memory_model.expander import Expander
+from memory_model.reader import Reader
+from memory_model.selector import Selector
+from trainer_worker.train.config import TrainConfig
+
+ReaderName = Literal["text", "read"]
+WRITE = "write"
+WHITENING_RIDGE = 0.1  # of the mean eigenvalue
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The trained parts and the LLM they are in."""
+
+    base: BaseModel
+    lm: PeftModel  # base.lm with the adapters "text" and "read" in place
+    encoder: PeftModel  # first layers, own weights, adapter "write"
+    compressor: Compressor
+    expander: Expander
+    selector: Selector
+    reader: Reader
+
+    def read_with(self, adapter: ReaderName) -> None:
+        """Make one of the two readers the active one (and the only one with gradients)."""
+        self.lm.set_adapter(adapter)
+
+    def start_reading_memories(self) -> None:
+        """Copy the text adapter over the read adapter."""
+        weights = get_peft_model_state_dict(self.lm, adapter_name="text")
+        set_peft_model_state_dict(self.lm, weights, adapter_name="read")
+
+    def heads(self) -> dict[str, nn.Module]:
+        return {
+            "compressor": self.compressor,
+            "expander": self.expander,
+            "selector": self.selector,
+        }
+
+    def adapter_parameters(self, adapter: ReaderName) -> list[nn.Parameter]:
+        return [p for name, p in self.lm.named_parameters() if f".{adapter}." in name]
+
+    def writer_parameters(self) -> list[nn.Parameter]:
+        return [p for name, p in self.encoder.named_parameters() if f".{WRITE}." in name]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.heads().values() for p in module.parameters()]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All trained tensors by name."""
+        tensors: dict[str, torch.Tensor] = {}
+        for model, adapter in self._adapters():
+            weights = get_peft_model_state_dict(model, adapter_name=adapter)
+            tensors |= {f"{adapter}:{name}": tensor for name, tensor in weights.items()}
+        for name, module in self.heads().items():
+            tensors |= {f"{name}:{key}": value for key, value in module.state_dict().items()}
+        return tensors
+
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Inverse of :meth:`state`."""
+        for model, adapter in self._adapters():
+            set_peft_model_state_dict(model, _part(tensors, adapter), adapter_name=adapter)
+        for name, module in self.heads().items():
+            module.load_state_dict(_part(tensors, name))
+
+    def _adapters(self) -> list[tuple[Any, str]]:
+        return [(self.lm, "text"), (self.lm, "read"), (self.encoder, WRITE)]
+
+
+def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
+    """Adapters that change nothing yet, and heads that pass token embeddings through."""
+    torch.manual_seed(config.seed)
+    encoder = _with_adapter(
+        first_layers(base.lm, config.layers, own_weights=True), config.write_rank, WRITE
+    )
+    lm = _with_adapter(base.lm, config.read_rank, "text")
+    lm.add_adapter("read", lm.peft_config["text"])
+    compressor = Compressor(
+        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
+    )
+    expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
+    selector = Selector(config.z_dim)
+    pass_embeddings_through(base, compressor, expander)
+    for module in (compressor, expander, selector):
+        module.to(base.device)
+    reader = Reader(base, expander, config.template)
+    return Networks(base, lm, encoder, compressor, expander, selector, reader)
+
+
+@torch.no_grad()
+def pass_embeddings_through(base: BaseModel, compressor: Compressor, expander: Expander) -> None:
+    """Code = token embedding in its first d principal directions; the expander inverts it."""
+    table = base.embedding_table.float().cpu()  # (vocabulary, h)
+    d = compressor.code_head.out_features
+    if d == base.hidden_size:
+        basis = torch.eye(d)
+    else:
+        basis = torch.linalg.eigh(table.T @ table).eigenvectors.flip(1)[:, :d].T  # (d, h)
+    compressor.embedding_head.weight.copy_(basis)
+    compressor.code_head.weight.zero_()
+    compressor.code_head.bias.zero_()
+    expander.linear.weight.copy_(basis.T)
+    expander.linear.bias.zero_()
+
+
+@torch.no_grad()
+def whiten_selection(
+    compressor: Compressor, selector: Selector, token_ids: Sequence[Sequence[int]]
+) -> None:
+    """Start both heads of the selector as the whitening of one-token codes: Λ^(-1/2) Vᵀ (z - mean).
+
+    Without it a few directions that all texts share decide every cosine, and InfoNCE spends its
+    first hundred steps on undoing that.
+    """
+    codes = torch.cat(
+        [compressor.compress([ids], slots=len(ids))[0] for ids in token_ids]
+    )  # (T, d)
+    mean = codes.mean(dim=0)
+    centred = codes - mean
+    variance, basis = torch.linalg.eigh(centred.T @ centred / len(codes))  # (d,), (d, d)
+    scale = (variance + WHITENING_RIDGE * variance.mean()).rsqrt()
+    weight = scale[:, None] * basis.T  # (d, d)
+    for head in (selector.key_head, selector.query_head):
+        head.weight.copy_(weight)
+        head.bias.copy_(-weight @ mean)
+
+
+def _with_adapter(model: Any, rank: int, name: str) -> Any:
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a trunk has no output layer to tell LoRA to spare
+        return get_peft_model(model, lora, adapter_name=name, autocast_adapter_dtype=False)
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    start = f"{prefix}:"
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }

@@ -1,0 +1,250 @@
+"""The training loop: stages of steps, checkpoints, metrics."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from trainer_worker.train.config import Stage, TrainConfig
+from trainer_worker.train.dataset import Row, TrainingSet
+from trainer_worker.train.errors import TrainingError
+from trainer_worker.train.losses import (
+    SelectionLoss,
+    answer_logits,
+    memory_codes,
+    memory_contexts,
+    question_blocks,
+    reconstruction_blocks,
+    teacher_divergence,
+    text_contexts,
+)
+from trainer_worker.train.metrics import MetricsLog
+from trainer_worker.train.networks import Networks, whiten_selection
+from trainer_worker.train.optimizer import MasterAdamW
+
+QUESTION_TOKENS = 26
+"""Typical tokens of a question and its answer, to size batches."""
+
+WHITENING_PASSAGES = 200
+
+Report = Callable[[dict[str, float | int | str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A step as its stage sees it."""
+
+    stage: Stage
+    index: int  # of the stage
+    step: int  # within the stage
+
+
+class Trainer:
+    """Trains one set of networks through the stages of a configuration."""
+
+    def __init__(
+        self, config: TrainConfig, networks: Networks, data: TrainingSet, directory: Path
+    ) -> None:
+        self._config = config
+        self._networks = networks
+        self._data = data
+        self._checkpoints = directory / "checkpoints"
+        self._metrics = MetricsLog(directory / "metrics.jsonl")
+        self._selection = SelectionLoss(networks)
+        self.total_steps = sum(stage.steps for stage in config.stages)
+
+    def resume(self) -> int:
+        """Load the newest checkpoint, if there is one. Returns: the next step."""
+        found = load_checkpoint(self._checkpoints)
+        if found is None:
+            return 0
+        progress, tensors = found
+        self._networks.load_state(tensors)
+        return progress.step
+
+    def train(self, start: int = 0, report: Report = lambda _values: None) -> None:
+        """Take all steps from ``start`` on.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the last checkpoint is kept.
+        """
+        step, saved = start, time.monotonic()
+        while step < self.total_steps:
+            position = self._at(step)
+            if position.step == 0:
+                self._begin(position)
+            optimizer = self._optimizer(position.stage)
+            resumed_at = position.step
+            while position.step < position.stage.steps:
+                values = self._step(step, position, optimizer, resumed_at)
+                step += 1
+                position = Position(position.stage, position.index, position.step + 1)
+                self._metrics.append(values)
+                report(values)
+                if time.monotonic() - saved > self._config.checkpoint_every_s:
+                    self._save(step)
+                    saved = time.monotonic()
+            self._save(step)
+
+    def _begin(self, position: Position) -> None:
+        """The first stage on memories starts from the reader of text."""
+        earlier = self._config.stages[: position.index]
+        if position.stage.context == "text" or any(s.context == "memory" for s in earlier):
+            return
+        networks = self._networks
+        networks.start_reading_memories()
+        random_ = random.Random(self._config.seed)
+        sample = random_.sample(
+            self._data.passages, min(WHITENING_PASSAGES, len(self._data.passages))
+        )
+        whiten_selection(
+            networks.compressor, networks.selector, [passage.token_ids for passage in sample]
+        )
+
+    def _at(self, step: int) -> Position:
+        for index, stage in enumerate(self._config.stages):
+            if step < stage.steps:
+                return Position(stage, index, step)
+            step -= stage.steps
+        raise IndexError(step)
+
+    def _read_before(self, index: int) -> bool:
+        return any(stage.context == "memory" for stage in self._config.stages[:index])
+
+    def _optimizer(self, stage: Stage) -> MasterAdamW:
+        networks = self._networks
+        if stage.context == "text":
+            networks.read_with("text")
+            groups = [(networks.adapter_parameters("text"), 1.0)]
+        else:
+            networks.read_with("read")
+            groups = [
+                (networks.adapter_parameters("read"), 1.0),
+                (networks.writer_parameters(), 1.0),
+                (networks.head_parameters(), 1.0),
+            ]
+        return MasterAdamW(groups, clip=self._config.clip_norm)
+
+    def _step(
+        self, step: int, position: Position, optimizer: MasterAdamW, resumed_at: int
+    ) -> dict[str, float | int | str]:
+        started = time.monotonic()
+        stage = position.stage
+        totals: dict[str, float] = {}
+        for micro in range(self._config.accumulate):
+            random_ = random.Random(f"{self._config.seed}/{step}/{micro}")
+            rows = self._rows(random_)
+            text = stage.context == "text" or random_.random() < stage.text_share
+            losses = (
+                self._text_losses(rows) if text else self._memory_losses(rows, position, random_)
+            )
+            total = losses["loss"] / self._config.accumulate
+            if not torch.isfinite(total):
+                raise self._diverged(step)
+            total.backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item() / self._config.accumulate
+        rate = _learning_rate(stage, position.step, resumed_at)
+        norm = optimizer.step(rate)
+        if not math.isfinite(norm):
+            raise self._diverged(step)
+        return {
+            "step": step,
+            "stage": stage.name,
+            **{name: round(value, 5) for name, value in totals.items()},
+            "learning_rate": rate,
+            "gradient_norm": round(norm, 4),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+    def _rows(self, random_: random.Random) -> list[Row]:
+        """Rows of one K, about ``batch_tokens`` together."""
+        config = self._config
+        passages = random_.choice(config.passages_per_row)
+        rows, tokens = [], 0
+        while tokens < config.batch_tokens:
+            row = self._data.sample(
+                random_,
+                passages=passages,
+                questions=config.questions_per_row,
+                absent_share=config.absent_share,
+            )
+            rows.append(row)
+            tokens += sum(len(self._data.passages[p].token_ids) for p in row.passages)
+            tokens += QUESTION_TOKENS * len(row.questions)
+        return rows
+
+    def _text_losses(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        blocks = [question_blocks(self._data, row) for row in rows]
+        contexts = text_contexts(self._networks, self._data, rows)
+        logits, targets = answer_logits(self._networks, contexts, blocks)
+        loss = functional.cross_entropy(logits, targets)
+        return {"loss": loss, "text_answer": loss.detach()}
+
+    def _memory_losses(
+        self, rows: list[Row], position: Position, random_: random.Random
+    ) -> dict[str, torch.Tensor]:
+        stage, data, networks = position.stage, self._data, self._networks
+        low, high = stage.tokens_per_slot
+        if stage.ramp_steps:
+            ramp = min(1.0, (position.step + 1) / stage.ramp_steps)
+            low, high = 1.0 + (low - 1.0) * ramp, 1.0 + (high - 1.0) * ramp
+        tokens_per_slot = random_.uniform(low, high)
+        passages = sorted({passage for row in rows for passage in row.passages})
+        codes = dict(
+            zip(passages, memory_codes(networks, data, passages, tokens_per_slot), strict=True)
+        )
+        blocks = [question_blocks(data, row) for row in rows]
+        teacher = self._teacher_logits(rows) if stage.teacher_weight else None
+        contexts = memory_contexts(networks, rows, codes)
+        logits, targets = answer_logits(networks, contexts, blocks)
+        answer = functional.cross_entropy(logits, targets)
+        losses = {"answer": answer, "tokens_per_slot": torch.tensor(tokens_per_slot)}
+        total = answer
+        if teacher is not None:
+            losses["teacher"] = teacher_divergence(logits, teacher)
+            total = total + stage.teacher_weight * losses["teacher"]
+        if stage.reconstruction_weight and len(rows[0].passages) == 1:
+            said = reconstruction_blocks(data, rows, random_)
+            logits, targets = answer_logits(networks, contexts, [[block] for block in said])
+            losses["reconstruction"] = functional.cross_entropy(logits, targets)
+            total = total + stage.reconstruction_weight * losses["reconstruction"]
+        if stage.selection_weight:
+            questions = sorted({q for row in rows for q in row.questions})
+            losses["selection"], losses["selected_first"] = self._selection(data, codes, questions)
+            total = total + stage.selection_weight * losses["selection"]
+        return {"loss": total} | {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _teacher_logits(self, rows: list[Row]) -> torch.Tensor:
+        self._networks.read_with("text")
+        contexts = text_contexts(self._networks, self._data, rows)
+        blocks = [question_blocks(self._data, row) for row in rows]
+        logits, _ = answer_logits(self._networks, contexts, blocks)
+        self._networks.read_with("read")
+        return logits
+
+    def _save(self, step: int) -> None:
+        save_checkpoint(self._checkpoints, Progress(step), self._networks.state())
+
+    def _diverged(self, step: int) -> TrainingError:
+        return TrainingError(
+            f"the loss or its gradient is not finite at step {step}; nothing was changed, and the "
+            f"last good checkpoint is in {self._checkpoints}: lower the stage's learning_rate and "
+            "run again with --resume"
+        )
+
+
+def _learning_rate(stage: Stage, step: int, resumed_at: int) -> float:
+    """Linear warm-up (again after a resume), then linear decay to ``final_rate``."""
+    warm = min(1.0, (step - resumed_at + 1) / max(1, stage.warmup_steps))
+    decay = 1.0 - (1.0 - stage.final_rate) * step / max(1, stage.steps)
+    return stage.learning_rate * warm * decay
