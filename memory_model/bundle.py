@@ -16,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast
 
 import torch
 from pydantic import BaseModel as Schema
@@ -35,7 +36,9 @@ from memory_model.template import Template
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
-WRITE_ADAPTER, READ_ADAPTER, TEXT_ADAPTER = "write_adapter", "read_adapter", "text_adapter"
+WRITE_ADAPTER: Final = "write_adapter"
+READ_ADAPTER: Final = "read_adapter"
+TEXT_ADAPTER: Final = "text_adapter"
 
 
 class BundleConfig(Schema):
@@ -169,12 +172,12 @@ def build_heads(config: BundleConfig, base: BaseModel, *, encoder: Any = None) -
 
 
 def save_bundle(
-    directory: Path, config: BundleConfig, heads: Heads, adapters: dict[str, Any] | None = None
+    directory: Path, config: BundleConfig, heads: Heads, adapters: Sequence[Any] = ()
 ) -> BundleConfig:
     """Write a bundle; it appears whole or not at all.
 
     Args:
-        adapters: PEFT models by folder name, each with its adapter active.
+        adapters: PEFT models; each of their adapters is saved in a folder of its name.
 
     Returns: the configuration as written, with checksums.
     """
@@ -188,8 +191,10 @@ def save_bundle(
         for key, tensor in cast(nn.Module, module).state_dict().items()
     }
     save_file(tensors, temporary / HEADS)
-    for name, adapter in (adapters or {}).items():
-        adapter.save_pretrained(temporary / name)
+    for model in adapters:
+        model.save_pretrained(temporary)
+    for card in temporary.glob("**/README.md"):  # PEFT's empty model cards
+        card.unlink()
     files = sorted(file for file in temporary.rglob("*") if file.is_file())
     checksums = {str(file.relative_to(temporary)): _sha256(file) for file in files}
     config = config.model_copy(update={"checksums": checksums})

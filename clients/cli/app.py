@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import demo, evaluate, jobs, memories, operate, query, write
+from clients.cli import demo, evaluate, jobs, memories, operate, query, train, write
 from clients.cli.console import complain, say
 from clients.cli.failures import FAILED, OneLineErrors
 from paramem import __version__
@@ -30,6 +30,7 @@ app.command(rich_help_panel=RUN)(operate.doctor)
 app.command("rebuild-index", rich_help_panel=RUN)(operate.rebuild_index)
 app.command(rich_help_panel=RUN)(operate.compact)
 app.add_typer(operate.models, name="model", rich_help_panel=RUN)
+app.command(rich_help_panel=RUN)(train.train)
 app.command(rich_help_panel=USE)(write.write)
 app.command(rich_help_panel=USE)(query.query)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=USE)

@@ -15,6 +15,7 @@ import typer
 from clients.cli.console import print_json, progress_bar, say, say_columns
 from clients.cli.failures import FAILED, CommandError, OneLineErrors
 from clients.cli.options import AsJson, Home, Host, Port
+from clients.cli.refusals import refusals
 from clients.cli.supervisor import Supervisor, free_port
 from paramem.settings import Settings, load_settings
 
@@ -185,24 +186,6 @@ def open_store(settings: Settings) -> Iterator[MemoryStore]:
             raise CommandError(f"there is no paramem home at {settings.home}; name it with --home")
         with MemoryStore.open(settings.home) as store:
             yield store
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turn what the house raises on purpose into one line."""
-    from memory_model.errors import ModelError
-    from memory_store.errors import StoreError
-
-    try:
-        yield
-    except StoreError as error:
-        raise CommandError(f"{error} ({error.code})") from error
-    except ModelError as error:
-        raise CommandError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise CommandError(
-            f"{error.name} is not installed; the LLM needs `pip install 'paramem[worker]'`"
-        ) from error
 
 
 def _entry(entry: ModelEntry) -> dict[str, Any]:

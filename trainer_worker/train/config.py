@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from memory_model.template import Template
 from trainer_worker.train.errors import TrainingError
@@ -62,7 +62,15 @@ class TrainConfig(_Strict):
     clip_norm: float = 1.0
     checkpoint_every_s: float = 150.0
     max_documents: int | None = None
-    stages: list[Stage]
+    stages: list[Stage] = Field(min_length=1)
+
+    @field_validator("datasets")
+    @classmethod
+    def _train_splits_only(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not name.endswith("-train"):
+                raise ValueError(f"{name} is not a train split")
+        return names
 
 
 def load_config(path: Path) -> TrainConfig:

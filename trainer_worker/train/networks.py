@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import (
@@ -24,14 +24,14 @@ from peft import (
 from torch import nn
 
 from memory_model.base import BaseModel
+from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER, WRITE_ADAPTER, Heads
 from memory_model.compressor import Compressor, first_layers
 from memory_model.expander import Expander
 from memory_model.reader import Reader
 from memory_model.selector import Selector
 from trainer_worker.train.config import TrainConfig
 
-ReaderName = Literal["text", "read"]
-WRITE = "write"
+ReaderName = Literal["text_adapter", "read_adapter"]
 WHITENING_RIDGE = 0.1  # of the mean eigenvalue
 
 
@@ -40,8 +40,8 @@ class Networks:
     """The trained parts and the LLM they are in."""
 
     base: BaseModel
-    lm: PeftModel  # base.lm with the adapters "text" and "read" in place
-    encoder: PeftModel  # first layers, own weights, adapter "write"
+    lm: PeftModel  # base.lm with both readers' adapters in place
+    encoder: PeftModel  # first layers, own weights, with the write adapter
     compressor: Compressor
     expander: Expander
     selector: Selector
@@ -53,24 +53,25 @@ class Networks:
 
     def start_reading_memories(self) -> None:
         """Copy the text adapter over the read adapter."""
-        weights = get_peft_model_state_dict(self.lm, adapter_name="text")
-        set_peft_model_state_dict(self.lm, weights, adapter_name="read")
+        weights = get_peft_model_state_dict(self.lm, adapter_name=TEXT_ADAPTER)
+        set_peft_model_state_dict(self.lm, weights, adapter_name=READ_ADAPTER)
 
-    def heads(self) -> dict[str, nn.Module]:
-        return {
-            "compressor": self.compressor,
-            "expander": self.expander,
-            "selector": self.selector,
-        }
+    @property
+    def heads(self) -> Heads:
+        return Heads(compressor=self.compressor, expander=self.expander, selector=self.selector)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The heads by name."""
+        return cast(dict[str, nn.Module], self.heads)
 
     def adapter_parameters(self, adapter: ReaderName) -> list[nn.Parameter]:
         return [p for name, p in self.lm.named_parameters() if f".{adapter}." in name]
 
     def writer_parameters(self) -> list[nn.Parameter]:
-        return [p for name, p in self.encoder.named_parameters() if f".{WRITE}." in name]
+        return [p for name, p in self.encoder.named_parameters() if f".{WRITE_ADAPTER}." in name]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.heads().values() for p in module.parameters()]
+        return [p for module in self.modules().values() for p in module.parameters()]
 
     def state(self) -> dict[str, torch.Tensor]:
         """All trained tensors by name."""
@@ -78,7 +79,7 @@ class Networks:
         for model, adapter in self._adapters():
             weights = get_peft_model_state_dict(model, adapter_name=adapter)
             tensors |= {f"{adapter}:{name}": tensor for name, tensor in weights.items()}
-        for name, module in self.heads().items():
+        for name, module in self.modules().items():
             tensors |= {f"{name}:{key}": value for key, value in module.state_dict().items()}
         return tensors
 
@@ -86,21 +87,24 @@ class Networks:
         """Inverse of :meth:`state`."""
         for model, adapter in self._adapters():
             set_peft_model_state_dict(model, _part(tensors, adapter), adapter_name=adapter)
-        for name, module in self.heads().items():
+        for name, module in self.modules().items():
             module.load_state_dict(_part(tensors, name))
 
     def _adapters(self) -> list[tuple[Any, str]]:
-        return [(self.lm, "text"), (self.lm, "read"), (self.encoder, WRITE)]
+        return [(self.lm, TEXT_ADAPTER), (self.lm, READ_ADAPTER), (self.encoder, WRITE_ADAPTER)]
 
 
 def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     """Adapters that change nothing yet, and heads that pass token embeddings through."""
     torch.manual_seed(config.seed)
     encoder = _with_adapter(
-        first_layers(base.lm, config.layers, own_weights=True), config.write_rank, WRITE
+        first_layers(base.lm, config.layers, own_weights=True),
+        base.name,
+        config.write_rank,
+        WRITE_ADAPTER,
     )
-    lm = _with_adapter(base.lm, config.read_rank, "text")
-    lm.add_adapter("read", lm.peft_config["text"])
+    lm = _with_adapter(base.lm, base.name, config.read_rank, TEXT_ADAPTER)
+    lm.add_adapter(READ_ADAPTER, lm.peft_config[TEXT_ADAPTER])
     compressor = Compressor(
         base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
     )
@@ -151,11 +155,13 @@ def whiten_selection(
         head.bias.copy_(-weight @ mean)
 
 
-def _with_adapter(model: Any, rank: int, name: str) -> Any:
+def _with_adapter(model: Any, base_name: str, rank: int, name: str) -> Any:
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a trunk has no output layer to tell LoRA to spare
-        return get_peft_model(model, lora, adapter_name=name, autocast_adapter_dtype=False)
+        wrapped = get_peft_model(model, lora, adapter_name=name, autocast_adapter_dtype=False)
+    wrapped.peft_config[name].base_model_name_or_path = base_name  # not a path of this machine
+    return wrapped
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ product of an unconverted adapter costs more than the bf16 LLM around it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 
 class MasterAdamW:
-    """AdamW with float32 master weights, clipped by global norm."""
+    """AdamW with float32 master weights; each group is clipped by its own norm."""
 
     def __init__(self, groups: Iterable[tuple[list[nn.Parameter], float]], *, clip: float) -> None:
         """``groups``: parameters and their learning-rate factor."""
@@ -32,14 +33,18 @@ class MasterAdamW:
     def step(self, learning_rate: float) -> float:
         """Apply and clear the gradients.
 
-        Returns: their norm before clipping; not finite = nothing was changed.
+        Returns: the largest norm of a group before clipping; NaN = nothing was changed.
         """
         for master, parameter in zip(self._masters, self._parameters, strict=True):
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
-        norm = float(nn.utils.clip_grad_norm_(self._masters, self._clip))
-        if not norm < float("inf"):
-            return norm
+        norms = [
+            float(nn.utils.clip_grad_norm_(group["params"], self._clip))
+            for group in self._adam.param_groups
+        ]
+        norm = max(norms)
+        if not math.isfinite(sum(norms)):
+            return math.nan
         for group in self._adam.param_groups:
             group["lr"] = learning_rate * group["factor"]
         self._adam.step()

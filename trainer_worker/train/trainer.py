@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
 from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
@@ -34,6 +35,10 @@ QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
 WHITENING_PASSAGES = 200
+HEAD_RATE = 0.03
+"""Of the learning rate, for the heads: their inputs are of unit scale and their outputs, token
+embeddings, of a tenth of that; at the adapters' rate ten steps of Adam wreck what they start with
+(answer loss 0.6 -> 2.4, experiments/LOG.md)."""
 
 Report = Callable[[dict[str, float | int | str]], None]
 
@@ -122,14 +127,14 @@ class Trainer:
     def _optimizer(self, stage: Stage) -> MasterAdamW:
         networks = self._networks
         if stage.context == "text":
-            networks.read_with("text")
-            groups = [(networks.adapter_parameters("text"), 1.0)]
+            networks.read_with(TEXT_ADAPTER)
+            groups = [(networks.adapter_parameters(TEXT_ADAPTER), 1.0)]
         else:
-            networks.read_with("read")
+            networks.read_with(READ_ADAPTER)
             groups = [
-                (networks.adapter_parameters("read"), 1.0),
+                (networks.adapter_parameters(READ_ADAPTER), 1.0),
                 (networks.writer_parameters(), 1.0),
-                (networks.head_parameters(), 1.0),
+                (networks.head_parameters(), HEAD_RATE),
             ]
         return MasterAdamW(groups, clip=self._config.clip_norm)
 
@@ -225,11 +230,11 @@ class Trainer:
 
     @torch.no_grad()
     def _teacher_logits(self, rows: list[Row]) -> torch.Tensor:
-        self._networks.read_with("text")
+        self._networks.read_with(TEXT_ADAPTER)
         contexts = text_contexts(self._networks, self._data, rows)
         blocks = [question_blocks(self._data, row) for row in rows]
         logits, _ = answer_logits(self._networks, contexts, blocks)
-        self._networks.read_with("read")
+        self._networks.read_with(READ_ADAPTER)
         return logits
 
     def _save(self, step: int) -> None:

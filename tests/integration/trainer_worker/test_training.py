@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from memory_model.base import load_base
+from memory_model.bundle import load_bundle
 from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.config import TrainConfig
 from trainer_worker.train.dataset import load_training_set
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.networks import build_networks
+from trainer_worker.train.run import train_bundle
 from trainer_worker.train.trainer import Trainer
 
 TEXT = {"name": "text", "context": "text", "steps": 3, "learning_rate": 0.01, "warmup_steps": 1}
@@ -50,8 +52,8 @@ def data(tmp_path: Path) -> Path:
             questions.append(
                 {"question": f"{name}: {asked}", "answers": [answer], "doc_ids": [f"d{number}"]}
             )
-    (folder / "toy.docs.jsonl").write_text("\n".join(map(json.dumps, documents)))
-    (folder / "toy.qa.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    (folder / "toy-train.docs.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "toy-train.qa.jsonl").write_text("\n".join(map(json.dumps, questions)))
     return folder
 
 
@@ -59,7 +61,7 @@ def config(model: Path, *stages: dict[str, Any]) -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "model": str(model),
-            "datasets": ["toy"],
+            "datasets": ["toy-train"],
             "slots": 4,
             "z_dim": 32,
             "layers": 2,
@@ -107,7 +109,7 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
         for name, tensor in found[1].items()
         if not torch.equal(tensor, after_text[name])
     }
-    assert changed == {"read", "write", "compressor", "expander", "selector"}
+    assert changed == {"read_adapter", "write_adapter", "compressor", "expander", "selector"}
 
 
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
@@ -137,7 +139,7 @@ def test_training_stops_on_a_loss_that_is_not_finite(
     trainer(config(tiny_model, TEXT), data, tmp_path).train()
     broken = trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path)
     start = broken.resume()
-    parameters = broken._networks.adapter_parameters("text")
+    parameters = broken._networks.adapter_parameters("text_adapter")
     with torch.no_grad():
         parameters[0].fill_(float("nan"))
     with pytest.raises(TrainingError, match="not finite at step 3"):
@@ -148,7 +150,47 @@ def test_training_stops_on_a_loss_that_is_not_finite(
     assert all(tensor.isfinite().all() for tensor in found[1].values())
 
 
+def test_a_trained_bundle_reads_as_the_networks_did(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    run = config(tiny_model, TEXT, MEMORY)
+    bundle = train_bundle(run, data, tmp_path / "run")
+    assert train_bundle(run, data, tmp_path / "run", resume=True) == bundle  # nothing left to do
+    networks = build_networks(run, load_base(run.model, cache=tmp_path, device="cpu"))
+    found = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    networks.load_state(found[1])
+    loaded = load_bundle(bundle, load_base(run.model, cache=tmp_path, device="cpu"))
+    tokens = [[3, 50, 60, 70, 80]]
+    with torch.no_grad():
+        codes = loaded.compressor.compress(tokens)
+        torch.testing.assert_close(codes, networks.compressor.compress(tokens))
+        keys = loaded.selector.keys(codes)
+        torch.testing.assert_close(keys, networks.selector.keys(codes))
+        networks.read_with("read_adapter")
+        ids = torch.tensor(tokens)
+        expected = networks.base.lm(input_ids=ids).logits
+        torch.testing.assert_close(loaded.read_lm(input_ids=ids).logits, expected)
+    assert (tmp_path / "run" / "losses.png").stat().st_size > 0
+
+
+def test_a_run_is_not_overwritten_without_resume(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    run = config(tiny_model, TEXT)
+    trainer(run, data, tmp_path / "run").train()
+    with pytest.raises(TrainingError, match="--resume"):
+        train_bundle(run, data, tmp_path / "run")
+
+
+def test_only_train_splits_are_trained_on(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="squad-dev is not a train split"):
+        TrainConfig.model_validate(
+            config(tiny_model, TEXT).model_dump() | {"datasets": ["squad-dev"]}
+        )
+
+
 def test_a_missing_data_set_is_named(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    run = config(tiny_model, TEXT).model_copy(update={"datasets": ["absent"]})
-    with pytest.raises(TrainingError, match=r"absent\.docs\.jsonl"):
+    run = config(tiny_model, TEXT).model_copy(update={"datasets": ["absent-train"]})
+    with pytest.raises(TrainingError, match=r"absent-train\.docs\.jsonl"):
         trainer(run, data, tmp_path)

@@ -105,9 +105,9 @@ def test_a_trained_bundle_reads_with_the_chosen_adapter(
     for name in ("write_adapter", "read_adapter", "text_adapter"):
         lm = load_base(str(tiny_model), cache=tmp_path).lm
         model = first_layers(lm, tiny_bundle.config.layers) if name == "write_adapter" else lm
-        adapters[name] = get_peft_model(model, lora)
+        adapters[name] = get_peft_model(model, lora, adapter_name=name)
     config = BundleConfig(**tiny_bundle.config.model_dump() | {"trained": True})
-    save_bundle(tmp_path / "trained", config, tiny_bundle.heads, adapters)
+    save_bundle(tmp_path / "trained", config, tiny_bundle.heads, list(adapters.values()))
     base = load_base(str(tiny_model), cache=tmp_path)
     loaded = load_bundle(tmp_path / "trained", base, reader=reader)
 
@@ -130,7 +130,7 @@ def test_the_compressor_keeps_its_own_layers_when_the_reader_is_merged(
 
     lm = load_base(str(tiny_model), cache=tmp_path).lm
     lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    adapters = {"read_adapter": get_peft_model(lm, lora)}
+    adapters = [get_peft_model(lm, lora, adapter_name="read_adapter")]
     save_bundle(tmp_path / "trained", tiny_bundle.config, tiny_bundle.heads, adapters)
     loaded = load_bundle(tmp_path / "trained", load_base(str(tiny_model), cache=tmp_path))
     with torch.no_grad():

@@ -1,0 +1,82 @@
+"""From a configuration file to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memory_model.base import load_base
+from memory_model.bundle import BundleConfig, save_bundle
+from paramem.settings import Settings, load_settings
+from trainer_worker.train.checkpoint import load_checkpoint
+from trainer_worker.train.config import TrainConfig
+from trainer_worker.train.dataset import load_training_set
+from trainer_worker.train.errors import TrainingError
+from trainer_worker.train.networks import Networks, build_networks
+from trainer_worker.train.plots import plot_losses
+from trainer_worker.train.trainer import Report, Trainer
+
+
+def train_bundle(
+    config: TrainConfig,
+    data: Path,
+    directory: Path,
+    *,
+    resume: bool = False,
+    settings: Settings | None = None,
+    report: Report = lambda _values: None,
+) -> Path:
+    """Run all stages and save the bundle.
+
+    Args:
+        data: folder of the data sets.
+        directory: of the run: ``checkpoints/``, ``metrics.jsonl``, ``losses.png``, ``bundle/``.
+        resume: go on from the newest checkpoint in ``directory``.
+        settings: device, quantisation and cache; default: from the environment.
+
+    Returns: the folder of the bundle. A finished run returns the bundle it made.
+
+    Raises:
+        TrainingError: the data cannot be used, ``directory`` holds another run, or the loss
+            stopped being finite.
+        ModelError: the base model cannot be loaded.
+    """
+    settings = settings or load_settings()
+    bundle = directory / "bundle"
+    if load_checkpoint(directory / "checkpoints") is not None and not resume:
+        raise TrainingError(f"{directory} holds a run; go on with --resume or choose another --out")
+    if bundle.is_dir():
+        return bundle
+    base = load_base(
+        config.model,
+        cache=settings.cache,
+        device=settings.device,
+        quantization=settings.quantization,
+    )
+    training_set = load_training_set(
+        data,
+        config.datasets,
+        base,
+        config.template,
+        config.passage_tokens,
+        config.max_documents,
+    )
+    networks = build_networks(config, base)
+    trainer = Trainer(config, networks, training_set, directory)
+    trainer.train(trainer.resume() if resume else 0, report)
+    plot_losses(directory / "metrics.jsonl", directory / "losses.png")
+    export_bundle(bundle, config, networks)
+    return bundle
+
+
+def export_bundle(directory: Path, config: TrainConfig, networks: Networks) -> None:
+    """Save the networks as a bundle that server and worker load."""
+    bundle = BundleConfig(
+        base_model=networks.base.name,
+        weights_hash=networks.base.weights_hash,
+        slots=config.slots,
+        z_dim=config.z_dim,
+        layers=config.layers,
+        template=config.template,
+        trained=True,
+    )
+    save_bundle(directory, bundle, networks.heads, [networks.lm, networks.encoder])
