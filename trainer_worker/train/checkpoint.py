@@ -31,7 +31,7 @@ class Progress:
 
 
 def save_checkpoint(
-    directory: Path, progress: Progress, tensors: dict[str, torch.Tensor], *, keep: int = 2
+    directory: Path, progress: Progress, tensors: dict[str, torch.Tensor], *, keep: int = 1
 ) -> Path:
     """Write a checkpoint and delete all but the newest ``keep``. Returns: its folder."""
     directory.mkdir(parents=True, exist_ok=True)

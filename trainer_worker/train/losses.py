@@ -6,7 +6,6 @@ Symbols: B = rows, K = passages of a row, N = answer tokens, V = vocabulary, d =
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 
 import torch
@@ -117,8 +116,6 @@ class SelectionLoss:
         return functional.cross_entropy(scores, gold), first
 
 
-def reconstruction_blocks(
-    data: TrainingSet, rows: Sequence[Row], random_: random.Random
-) -> list[Block]:
+def reconstruction_blocks(data: TrainingSet, rows: Sequence[Row]) -> list[Block]:
     """One block a row of K = 1: the passage itself, said right after its memory."""
-    return [Block(data.passages[random_.choice(row.passages)].token_ids, 0) for row in rows]
+    return [Block(data.passages[row.passages[0]].token_ids, 0) for row in rows]

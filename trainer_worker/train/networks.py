@@ -104,7 +104,7 @@ def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
         WRITE_ADAPTER,
     )
     lm = _with_adapter(base.lm, base.name, config.read_rank, TEXT_ADAPTER)
-    lm.add_adapter(READ_ADAPTER, lm.peft_config[TEXT_ADAPTER])
+    lm.add_adapter(READ_ADAPTER, lm.peft_config[TEXT_ADAPTER], autocast_adapter_dtype=False)
     compressor = Compressor(
         base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
     )

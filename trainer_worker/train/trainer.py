@@ -35,6 +35,8 @@ QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
 WHITENING_PASSAGES = 200
+RECONSTRUCTED_ROWS = 4
+"""Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 HEAD_RATE = 0.03
 """Of the learning rate, for the heads: their inputs are of unit scale and their outputs, token
 embeddings, of a tenth of that; at the adapters' rate ten steps of Adam wreck what they start with
@@ -218,8 +220,9 @@ class Trainer:
             losses["teacher"] = teacher_divergence(logits, teacher)
             total = total + stage.teacher_weight * losses["teacher"]
         if stage.reconstruction_weight and len(rows[0].passages) == 1:
-            said = reconstruction_blocks(data, rows, random_)
-            logits, targets = answer_logits(networks, contexts, [[block] for block in said])
+            some = rows[:RECONSTRUCTED_ROWS]
+            said = [[block] for block in reconstruction_blocks(data, some)]
+            logits, targets = answer_logits(networks, contexts[: len(some)], said)
             losses["reconstruction"] = functional.cross_entropy(logits, targets)
             total = total + stage.reconstruction_weight * losses["reconstruction"]
         if stage.selection_weight:

@@ -33,7 +33,15 @@ def test_a_missing_data_folder_is_named(tiny_model: Path, tmp_path: Path) -> Non
         f"{{model: '{tiny_model}', datasets: [squad-train], slots: 4, z_dim: 32, layers: 1, "
         "stages: [{name: text, context: text, steps: 1, learning_rate: 0.01}]}"
     )
-    command = ["train", "--config", str(file), "--data", str(tmp_path), "--out", str(tmp_path / "r")]
+    command = [
+        "train",
+        "--config",
+        str(file),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "r"),
+    ]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "squad-train.docs.jsonl.gz" in result.stderr
