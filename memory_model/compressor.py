@@ -4,7 +4,7 @@ The first layers of the LLM read the passage with bidirectional attention. Token
 over m even windows, and a code is what the window's mean token embedding and the mean of its
 hidden states map to, each by a linear head:
 
-    z_s = E · mean(embeddings of window s)  +  H · mean(normalised states of window s) + b
+    z_s = E · mean(embeddings of window s)  +  H · mean(scaled states of window s) + b
 
 Started with E as (a projection of) the identity and H = 0, windows of one token are the text
 itself, so a reader of text reads them at once; training then compresses from there. (Window means
@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from memory_model.base import BaseModel
 
@@ -33,7 +32,7 @@ class Reading:
     """What the compressor sees of B passages, right-padded."""
 
     embedded: torch.Tensor  # (B, L, h) float32 token embeddings
-    states: torch.Tensor  # (B, L, h) float32 states after the first layers, root mean square 1
+    states: torch.Tensor  # (B, L, h) float32 states after the first layers, times state_scale
     mask: torch.Tensor  # (B, L) bool
 
 
@@ -48,6 +47,8 @@ class Compressor(nn.Module):
         self.slots = slots
         self.embedding_head = nn.Linear(base.hidden_size, z_dim, bias=False)  # (h) -> (d)
         self.code_head = nn.Linear(base.hidden_size, z_dim)  # (h) -> (d), float32
+        self.state_scale: torch.Tensor  # (h,) evens out the few huge dimensions of deep states
+        self.register_buffer("state_scale", torch.ones(base.hidden_size))
         if encoder is None:
             encoder = first_layers(base.lm, layers)
         self._encoder = (encoder,)  # a tuple: no submodule
@@ -68,10 +69,8 @@ class Compressor(nn.Module):
         output = encoder(
             inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
         )
-        states = output.last_hidden_state.float()  # (B, L, h)
-        return Reading(
-            embedded.float(), functional.rms_norm(states, states.shape[-1:], eps=1e-6), mask
-        )
+        states = output.last_hidden_state.float() * self.state_scale  # (B, L, h)
+        return Reading(embedded.float(), states, mask)
 
     def _pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-pad to the longest. Returns: ids (B, L) and mask (B, L) bool."""

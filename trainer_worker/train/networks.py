@@ -134,6 +134,15 @@ def pass_embeddings_through(base: BaseModel, compressor: Compressor, expander: E
 
 
 @torch.no_grad()
+def scale_states(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> None:
+    """Scale every dimension of the compressor's states to root mean square 1 on these texts."""
+    compressor.state_scale.fill_(1.0)
+    reading = compressor.read(token_ids)
+    states = reading.states[reading.mask]  # (T, h)
+    compressor.state_scale.copy_(states.square().mean(dim=0).clamp(min=1e-12).rsqrt())
+
+
+@torch.no_grad()
 def whiten_selection(
     compressor: Compressor, selector: Selector, token_ids: Sequence[Sequence[int]]
 ) -> None:

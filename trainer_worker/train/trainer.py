@@ -28,13 +28,13 @@ from trainer_worker.train.losses import (
     text_contexts,
 )
 from trainer_worker.train.metrics import MetricsLog
-from trainer_worker.train.networks import Networks, whiten_selection
+from trainer_worker.train.networks import Networks, scale_states, whiten_selection
 from trainer_worker.train.optimizer import MasterAdamW
 
 QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
-WHITENING_PASSAGES = 200
+WHITENING_PASSAGES, SCALING_PASSAGES = 200, 32
 RECONSTRUCTED_ROWS = 4
 """Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 HEAD_RATE = 0.03
@@ -109,12 +109,12 @@ class Trainer:
         networks = self._networks
         networks.start_reading_memories()
         random_ = random.Random(self._config.seed)
-        sample = random_.sample(
+        sampled = random_.sample(
             self._data.passages, min(WHITENING_PASSAGES, len(self._data.passages))
         )
-        whiten_selection(
-            networks.compressor, networks.selector, [passage.token_ids for passage in sample]
-        )
+        token_ids = [passage.token_ids for passage in sampled]
+        scale_states(networks.compressor, token_ids[:SCALING_PASSAGES])
+        whiten_selection(networks.compressor, networks.selector, token_ids)
 
     def _at(self, step: int) -> Position:
         for index, stage in enumerate(self._config.stages):
