@@ -48,7 +48,7 @@ from memory_store.stats import measure_store
 from memory_store.storage import Storage
 
 ORPHAN_GRACE_S = 3600.0
-SELECT_ATTEMPTS = 3
+SELECT_ATTEMPTS = 10
 
 
 class MemoryStore:
