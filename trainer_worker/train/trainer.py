@@ -123,9 +123,6 @@ class Trainer:
             step -= stage.steps
         raise IndexError(step)
 
-    def _read_before(self, index: int) -> bool:
-        return any(stage.context == "memory" for stage in self._config.stages[:index])
-
     def _optimizer(self, stage: Stage) -> MasterAdamW:
         networks = self._networks
         if stage.context == "text":
