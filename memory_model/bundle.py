@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from memory_model.base import BaseModel
-from memory_model.compressor import Compressor, first_layers
+from memory_model.compressor import Compressor
+from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
 from memory_model.selector import Selector
@@ -121,15 +122,9 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
             f"({config.base_model}), but {base.name} has {base.weights_hash}; set PARAMEM_MODEL "
             "to the bundle's base model, or PARAMEM_BUNDLE to a bundle of this model"
         )
-    encoder = None
-    if (directory / WRITE_ADAPTER).is_dir():
-        trunk = first_layers(base.lm, config.layers, own_weights=True)
-        encoder = _merged(trunk, directory / WRITE_ADAPTER)
-    elif (directory / reader).is_dir():
-        encoder = first_layers(base.lm, config.layers, own_weights=True)
+    modules = build_heads(config, base, trunk=_trunk(directory, config, base, reader))
     if (directory / reader).is_dir():
         _merged(base.lm, directory / reader)
-    modules = build_heads(config, base, encoder=encoder)
     heads = load_file(directory / HEADS)
     for name, head in modules.items():
         module = cast(nn.Module, head)
@@ -158,16 +153,22 @@ def read_config(directory: Path) -> BundleConfig:
         raise BundleError(f"{file} is not a bundle this version can read: {error}") from error
 
 
-def build_heads(config: BundleConfig, base: BaseModel, *, encoder: Any = None) -> Heads:
-    """Modules of the bundle's shape on the base's device, not yet fitted."""
+def build_heads(config: BundleConfig, base: BaseModel, *, trunk: Any = None) -> Heads:
+    """Modules of the bundle's shape on the base's device, not yet fitted.
+
+    Args:
+        trunk: of the compressor, with its own weights; None = it shares those of ``base.lm``, into
+            which no adapter may go then.
+    """
     compressor = Compressor(
-        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
+        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, trunk=trunk
     )
     expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
+    selector = Selector(base, key_dim=config.z_dim, own_weights=trunk is not None)
     return Heads(
         compressor=compressor.to(base.device),
         expander=expander.to(base.device),
-        selector=Selector(config.z_dim).to(base.device),
+        selector=selector.to(base.device),
     )
 
 
@@ -201,6 +202,16 @@ def save_bundle(
     (temporary / CONFIG).write_text(config.model_dump_json(indent=2))
     temporary.rename(directory)
     return config
+
+
+def _trunk(directory: Path, config: BundleConfig, base: BaseModel, reader: str) -> Any:
+    """The compressor's layers with the write adapter, safe from the reader's; None if untrained."""
+    if not any((directory / adapter).is_dir() for adapter in (WRITE_ADAPTER, reader)):
+        return None
+    trunk = first_layers(base.lm, config.layers, own_weights=True)
+    if (directory / WRITE_ADAPTER).is_dir():
+        return _merged(trunk, directory / WRITE_ADAPTER)
+    return trunk
 
 
 def _merged(model: Any, adapter: Path) -> Any:

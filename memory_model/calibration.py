@@ -19,9 +19,9 @@ from memory_model.bundle import BundleConfig, build_heads, save_bundle
 from memory_model.compressor import Compressor, window_weights
 from memory_model.errors import BundleError
 from memory_model.expander import Expander
+from memory_model.selector import LAYERS, Selector
 from memory_model.template import Template
 
-LAYERS = 1
 SEQUENCES, TOKENS = 32, 100
 WHITENING_RIDGE = 0.1  # of the mean eigenvalue: keeps rare directions from being blown up
 EXPANDER_RIDGE = 0.01
@@ -54,6 +54,7 @@ def create_untrained_bundle(directory: Path, base: BaseModel, *, slots: int, z_d
     with torch.no_grad():
         token_ids = sample_text(base)
         fit_code_head(heads["compressor"], token_ids)
+        fit_selector(heads["selector"], heads["compressor"])
         fit_expander(heads["compressor"], heads["expander"], token_ids, base)
     save_bundle(directory, config, heads)
 
@@ -97,6 +98,13 @@ def fit_code_head(compressor: Compressor, token_ids: list[list[int]]) -> None:
     compressor.embedding_head.weight.zero_()
 
 
+def fit_selector(selector: Selector, compressor: Compressor) -> None:
+    """Let both heads see what the code head does: a key is then the direction of the mean z."""
+    for head in (selector.key_head, selector.query_head):
+        head.weight.copy_(compressor.code_head.weight)
+        head.bias.copy_(compressor.code_head.bias)
+
+
 def fit_expander(
     compressor: Compressor, expander: Expander, token_ids: list[list[int]], base: BaseModel
 ) -> None:
@@ -116,8 +124,7 @@ def fit_expander(
         targets.append(means.flatten(0, 1))
     x = torch.cat(codes)  # (N, d)
     y = torch.cat(targets)  # (N, h)
-    expander.text_mean.copy_(y.mean(dim=0))
-    x, y = x - x.mean(dim=0), y - expander.text_mean
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     gram = x.T @ x
     gram.diagonal().add_(EXPANDER_RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, x.T @ y).T  # (h, d)

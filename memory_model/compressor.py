@@ -16,71 +16,35 @@ Symbols: B = batch, L = tokens, m = slots, h = hidden size, d = code dimension.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from memory_model.base import BaseModel
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the compressor sees of B passages, right-padded."""
-
-    embedded: torch.Tensor  # (B, L, h) float32 token embeddings
-    states: torch.Tensor  # (B, L, h) float32 states after the first layers, times state_scale
-    mask: torch.Tensor  # (B, L) bool
+from memory_model.encoder import Encoder, Reading, first_layers
 
 
 class Compressor(nn.Module):
-    """Encodes passages, and queries in the same space."""
+    """Turns passages into codes."""
 
     def __init__(
-        self, base: BaseModel, *, slots: int, z_dim: int, layers: int, encoder: Any = None
+        self, base: BaseModel, *, slots: int, z_dim: int, layers: int, trunk: Any = None
     ) -> None:
-        """``encoder``: first layers with the write adapter; None = those of the base itself."""
+        """``trunk``: first layers with the write adapter; None = those of the base itself."""
         super().__init__()
         self.slots = slots
         self.embedding_head = nn.Linear(base.hidden_size, z_dim, bias=False)  # (h) -> (d)
         self.code_head = nn.Linear(base.hidden_size, z_dim)  # (h) -> (d), float32
         self.state_scale: torch.Tensor  # (h,) evens out the few huge dimensions of deep states
         self.register_buffer("state_scale", torch.ones(base.hidden_size))
-        if encoder is None:
-            encoder = first_layers(base.lm, layers)
-        self._encoder = (encoder,)  # a tuple: no submodule
-        self._pad_id = base.tokenizer.pad_token_id or 0
-
-    @property
-    def device(self) -> torch.device:
-        return self.code_head.weight.device
+        self._encoder = Encoder(base, trunk or first_layers(base.lm, layers))
 
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
-        """Run the first layers, every token seeing its whole passage."""
-        ids, mask = self._pad(token_ids)
-        encoder = self._encoder[0]
-        embedded = encoder.get_input_embeddings()(ids)  # (B, L, h)
-        lowest = torch.finfo(embedded.dtype).min
-        attention = torch.where(mask, 0.0, lowest).to(embedded.dtype)  # (B, L)
-        attention = attention[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # (B, 1, L, L)
-        output = encoder(
-            inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
-        )
-        states = output.last_hidden_state.float() * self.state_scale  # (B, L, h)
-        return Reading(embedded.float(), states, mask)
-
-    def _pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Right-pad to the longest. Returns: ids (B, L) and mask (B, L) bool."""
-        longest = max(len(ids) for ids in token_ids)
-        ids = torch.full((len(token_ids), longest), self._pad_id, dtype=torch.long)
-        mask = torch.zeros((len(token_ids), longest), dtype=torch.bool)
-        for row, tokens in enumerate(token_ids):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = True
-        return ids.to(self.device), mask.to(self.device)
+        """Run the first layers. Returns: a reading whose states are scaled."""
+        reading = self._encoder(token_ids)
+        return Reading(reading.embedded, reading.states * self.state_scale, reading.mask)
 
     def compress(
         self, token_ids: Sequence[Sequence[int]], slots: int | torch.Tensor | None = None
@@ -123,20 +87,3 @@ def window_weights(mask: torch.Tensor, slots: int | torch.Tensor) -> torch.Tenso
     inside = (position >= start[..., None]) & (position < end[..., None])  # (B, m, L)
     inside &= (slot < number)[..., None]
     return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
-
-
-def first_layers(lm: Any, layers: int, *, own_weights: bool = False) -> Any:
-    """The transformer cut after ``layers`` layers, without its final norm.
-
-    Args:
-        own_weights: copy the layers (the embeddings stay shared), so that adapters can go in.
-    """
-    trunk = copy.copy(lm.base_model)
-    trunk._modules = dict(trunk._modules)  # the copy must not change the original's children
-    trunk.config = copy.deepcopy(trunk.config)
-    trunk.config.num_hidden_layers = layers
-    trunk.layers = trunk.layers[:layers]
-    if own_weights:
-        trunk.layers = copy.deepcopy(trunk.layers)
-    trunk.norm = nn.Identity()
-    return trunk

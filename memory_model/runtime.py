@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from memory_model.base import load_base
 from memory_model.bundle import Bundle, load_bundle
@@ -69,7 +68,6 @@ class ReadingModel:
         self.context_tokens = bundle.base.context_tokens
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
-        self._pull_back = bundle.expander.pull_back()  # (d, h)
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self._selections = {"router": self._router, "cosine": self._cosine}
         self.selections = tuple(sorted(self._selections))
@@ -87,19 +85,11 @@ class ReadingModel:
 
     def _router(self, token_ids: list[int]) -> torch.Tensor:
         """The selector's vector of the query (d,)."""
-        return self.bundle.selector.queries(self.bundle.compressor, [token_ids])[0]
+        return self.bundle.selector.queries([token_ids])[0]
 
     def _cosine(self, token_ids: list[int]) -> torch.Tensor:
-        """The untrained baseline: the query's mean token embedding against mean-pooled z.
-
-        The index is in code space, so the embedding, centred on the mean of running text, is pulled
-        back through the expander. (The plain transpose instead of the inverse ranks at chance: its
-        few strong directions are the same for every passage. See experiments/LOG.md.)
-        """
-        ids = torch.tensor(token_ids, device=self.device)
-        mean = self._base.embed_tokens(ids).float().mean(dim=0)  # (h,)
-        centred = mean - self.bundle.expander.text_mean
-        return functional.normalize(self._pull_back @ centred, dim=0)  # (d,)
+        """The plain baseline (d,): the query as if it were a passage, no query head."""
+        return self.bundle.selector.keys([token_ids])[0]
 
     @torch.inference_mode()
     def prompt_embeds(

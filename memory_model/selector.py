@@ -1,10 +1,12 @@
 """The selector: which memories answer a query.
 
-A key is a linear head of a memory's mean-pooled codes, a query vector another linear head of the
-query's mean code; their cosine ranks (a bi-encoder, trained with InfoNCE: Karpukhin et al. 2020,
-arXiv 2004.04906). In an untrained bundle both heads are the identity.
+A bi-encoder on the first layer of the LLM: a passage's key and a query's vector are linear heads
+of their mean state there, and their cosine ranks (Karpukhin et al. 2020, arXiv 2004.04906). The
+layer keeps the LLM's own weights whatever is trained: what the reader wants of codes and what
+selection wants of keys pull apart (trained jointly through z, R@5 fell from 0.92 to 0.77,
+experiments/LOG.md). In an untrained bundle both heads are the same.
 
-Symbols: B = batch, m = slots, d = code dimension.
+Symbols: B = batch, h = hidden size, d = key dimension.
 """
 
 from __future__ import annotations
@@ -15,30 +17,30 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from memory_model.compressor import Compressor
+from memory_model.base import BaseModel
+from memory_model.encoder import Encoder, first_layers
+
+LAYERS = 1
 
 
 class Selector(nn.Module):
-    """Maps memories and queries into the space of the index."""
+    """Maps passages and queries into the space of the index."""
 
-    def __init__(self, z_dim: int) -> None:
+    def __init__(self, base: BaseModel, *, key_dim: int, own_weights: bool = False) -> None:
+        """``own_weights``: copy the layer; needed where adapters go into ``base.lm`` later."""
         super().__init__()
-        self.key_head = nn.Linear(z_dim, z_dim)
-        self.query_head = nn.Linear(z_dim, z_dim)
-        with torch.no_grad():
-            for head in (self.key_head, self.query_head):
-                nn.init.eye_(head.weight)
-                nn.init.zeros_(head.bias)
+        self.key_head = nn.Linear(base.hidden_size, key_dim)
+        self.query_head = nn.Linear(base.hidden_size, key_dim)
+        self._encoder = Encoder(base, first_layers(base.lm, LAYERS, own_weights=own_weights))
 
-    def keys(self, codes: torch.Tensor) -> torch.Tensor:
-        """What the index holds of memories. (B, m, d) -> (B, d) unit norm."""
-        return self.keys_of_means(codes.mean(dim=-2))
+    def features(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What the heads see: the mean state of each text. Returns: (B, h) float32."""
+        return self._encoder(token_ids).pooled()
 
-    def keys_of_means(self, means: torch.Tensor) -> torch.Tensor:
-        """(B, d) mean codes -> (B, d) unit norm."""
-        return functional.normalize(self.key_head(means), dim=-1)
+    def keys(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What the index holds of B passages. Returns: (B, d) unit norm."""
+        return functional.normalize(self.key_head(self.features(token_ids)), dim=-1)
 
-    def queries(self, compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    def queries(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Vectors the index is searched with. Returns: (B, d) unit norm."""
-        means = compressor.compress(token_ids, slots=1)[:, 0]  # (B, d)
-        return functional.normalize(self.query_head(means), dim=-1)
+        return functional.normalize(self.query_head(self.features(token_ids)), dim=-1)

@@ -108,8 +108,8 @@ class ModelWriter:
         token_ids = [passage.token_ids for passage in passages]
         with torch.no_grad():
             codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
-        # the key is that of the first guess: refinement moves z for the reader, not for the index
-        index_keys = self._bundle.selector.keys(codes).cpu().numpy()
+            # the key is the text's, not the codes': refinement leaves it as it is
+            index_keys = self._bundle.selector.keys(token_ids).cpu().numpy()
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
                 passages, codes, lambda share: meter.report(batch, share)

@@ -33,9 +33,17 @@ class Stage(_Strict):
     reconstruction_weight: float = 0.0
     teacher_weight: float = 0.0
     """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
-    selection_weight: float = 0.0
     text_share: float = 0.0
     """Of the steps of a memory stage that read text, so that the reader keeps both."""
+
+
+class SelectionTraining(_Strict):
+    """How the selector's heads are trained."""
+
+    epochs: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=0.001, gt=0)
+    batch_questions: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.05, gt=0)
 
 
 class TrainConfig(_Strict):
@@ -63,6 +71,7 @@ class TrainConfig(_Strict):
     checkpoint_every_s: float = 150.0
     max_documents: int | None = None
     stages: list[Stage] = Field(min_length=1)
+    selection: SelectionTraining = SelectionTraining()
 
     @field_validator("datasets")
     @classmethod

@@ -15,9 +15,6 @@ from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.networks import Networks
 from trainer_worker.train.packing import Block, pack, packed_logits
 
-SELECTION_TEMPERATURE = 0.05
-QUEUE = 2048
-
 
 def question_blocks(data: TrainingSet, row: Row) -> list[Block]:
     """The questions of a row with their answers; absent ones get the refusal."""
@@ -46,9 +43,14 @@ def text_contexts(networks: Networks, data: TrainingSet, rows: Sequence[Row]) ->
 def memory_codes(
     networks: Networks, data: TrainingSet, passages: Sequence[int], tokens_per_slot: float
 ) -> list[torch.Tensor]:
-    """Codes of each passage. Returns: one of (m_i, d) a passage, m_i = ceil(L_i / tokens)."""
+    """Codes of each passage.
+
+    Returns: one of (m_i, d) a passage, m_i = ceil(L_i / tokens), but never fewer than the m it
+    will be served with.
+    """
     token_ids = [data.passages[passage].token_ids for passage in passages]
-    slots = torch.tensor([math.ceil(len(ids) / tokens_per_slot) for ids in token_ids])
+    served = networks.compressor.slots
+    slots = torch.tensor([max(served, math.ceil(len(ids) / tokens_per_slot)) for ids in token_ids])
     codes = networks.compressor.compress(token_ids, slots.to(networks.base.device))
     return [codes[i, : int(number)] for i, number in enumerate(slots)]
 
@@ -79,41 +81,6 @@ def teacher_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
         log_target=True,
         reduction="batchmean",
     )
-
-
-class SelectionLoss:
-    """InfoNCE of queries against the keys of the batch and of a queue of earlier batches.
-
-    (van den Oord et al. 2018, arXiv 1807.03748; the queue: He et al. 2019, arXiv 1911.05722.)
-    """
-
-    def __init__(self, networks: Networks) -> None:
-        self._networks = networks
-        self._queue = torch.zeros(0, networks.compressor.code_head.out_features)
-        self._queued = torch.zeros(0, dtype=torch.long)
-
-    def __call__(
-        self, data: TrainingSet, codes: dict[int, torch.Tensor], questions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns: the loss (), and the share of questions whose gold key ranks first."""
-        selector, device = self._networks.selector, self._networks.base.device
-        passages = list(codes)
-        means = torch.stack([codes[passage].mean(dim=0) for passage in passages])
-        keys = selector.keys_of_means(means)  # (P, d)
-        queries = selector.queries(
-            self._networks.compressor, [data.questions[q].query_ids for q in questions]
-        )  # (Q, d)
-        own = torch.tensor(passages)
-        old = ~torch.isin(self._queued, own)
-        candidates = torch.cat([keys, self._queue[old].to(device)])  # (P + queue, d)
-        gold = torch.tensor(
-            [passages.index(data.questions[q].gold) for q in questions], device=device
-        )
-        scores = queries @ candidates.T / SELECTION_TEMPERATURE
-        self._queue = torch.cat([keys.detach().cpu(), self._queue[old]])[:QUEUE]
-        self._queued = torch.cat([own, self._queued[old]])[:QUEUE]
-        first = (scores.argmax(dim=-1) == gold).float().mean()
-        return functional.cross_entropy(scores, gold), first
 
 
 def reconstruction_blocks(data: TrainingSet, rows: Sequence[Row]) -> list[Block]:

@@ -25,14 +25,14 @@ from torch import nn
 
 from memory_model.base import BaseModel
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER, WRITE_ADAPTER, Heads
-from memory_model.compressor import Compressor, first_layers
+from memory_model.compressor import Compressor
+from memory_model.encoder import first_layers
 from memory_model.expander import Expander
 from memory_model.reader import Reader
 from memory_model.selector import Selector
 from trainer_worker.train.config import TrainConfig
 
 ReaderName = Literal["text_adapter", "read_adapter"]
-WHITENING_RIDGE = 0.1  # of the mean eigenvalue
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class Networks:
         return [p for name, p in self.encoder.named_parameters() if f".{WRITE_ADAPTER}." in name]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.modules().values() for p in module.parameters()]
+        """Of the heads that the reader's loss trains; the selector has a training of its own."""
+        return [*self.compressor.parameters(), *self.expander.parameters()]
 
     def state(self) -> dict[str, torch.Tensor]:
         """All trained tensors by name."""
@@ -97,6 +98,7 @@ class Networks:
 def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     """Adapters that change nothing yet, and heads that pass token embeddings through."""
     torch.manual_seed(config.seed)
+    selector = Selector(base, key_dim=config.z_dim, own_weights=True)
     encoder = _with_adapter(
         first_layers(base.lm, config.layers, own_weights=True),
         base.name,
@@ -106,10 +108,9 @@ def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     lm = _with_adapter(base.lm, base.name, config.read_rank, TEXT_ADAPTER)
     lm.add_adapter(READ_ADAPTER, lm.peft_config[TEXT_ADAPTER], autocast_adapter_dtype=False)
     compressor = Compressor(
-        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, encoder=encoder
+        base, slots=config.slots, z_dim=config.z_dim, layers=config.layers, trunk=encoder
     )
     expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
-    selector = Selector(config.z_dim)
     pass_embeddings_through(base, compressor, expander)
     for module in (compressor, expander, selector):
         module.to(base.device)
@@ -140,28 +141,6 @@ def scale_states(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> 
     reading = compressor.read(token_ids)
     states = reading.states[reading.mask]  # (T, h)
     compressor.state_scale.copy_(states.square().mean(dim=0).clamp(min=1e-12).rsqrt())
-
-
-@torch.no_grad()
-def whiten_selection(
-    compressor: Compressor, selector: Selector, token_ids: Sequence[Sequence[int]]
-) -> None:
-    """Start both heads of the selector as the whitening of one-token codes: Λ^(-1/2) Vᵀ (z - mean).
-
-    Without it a few directions that all texts share decide every cosine, and InfoNCE spends its
-    first hundred steps on undoing that.
-    """
-    codes = torch.cat(
-        [compressor.compress([ids], slots=len(ids))[0] for ids in token_ids]
-    )  # (T, d)
-    mean = codes.mean(dim=0)
-    centred = codes - mean
-    variance, basis = torch.linalg.eigh(centred.T @ centred / len(codes))  # (d,), (d, d)
-    scale = (variance + WHITENING_RIDGE * variance.mean()).rsqrt()
-    weight = scale[:, None] * basis.T  # (d, d)
-    for head in (selector.key_head, selector.query_head):
-        head.weight.copy_(weight)
-        head.bias.copy_(-weight @ mean)
 
 
 def _with_adapter(model: Any, base_name: str, rank: int, name: str) -> Any:

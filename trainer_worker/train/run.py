@@ -11,8 +11,10 @@ from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.config import TrainConfig
 from trainer_worker.train.dataset import load_training_set
 from trainer_worker.train.errors import TrainingError
+from trainer_worker.train.metrics import MetricsLog
 from trainer_worker.train.networks import Networks, build_networks
 from trainer_worker.train.plots import plot_losses
+from trainer_worker.train.selection import train_selector
 from trainer_worker.train.trainer import Report, Trainer
 
 
@@ -63,6 +65,12 @@ def train_bundle(
     networks = build_networks(config, base)
     trainer = Trainer(config, networks, training_set, directory)
     trainer.train(trainer.resume() if resume else 0, report)
+    metrics = MetricsLog(directory / "metrics.jsonl")
+    for step, values in enumerate(
+        train_selector(networks.selector, training_set, config.selection), trainer.total_steps
+    ):
+        metrics.append({"step": step} | values)
+        report({"step": step} | values)
     plot_losses(directory / "metrics.jsonl", directory / "losses.png")
     export_bundle(bundle, config, networks)
     return bundle

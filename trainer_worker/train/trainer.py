@@ -18,7 +18,6 @@ from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.losses import (
-    SelectionLoss,
     answer_logits,
     memory_codes,
     memory_contexts,
@@ -28,13 +27,13 @@ from trainer_worker.train.losses import (
     text_contexts,
 )
 from trainer_worker.train.metrics import MetricsLog
-from trainer_worker.train.networks import Networks, scale_states, whiten_selection
+from trainer_worker.train.networks import Networks, scale_states
 from trainer_worker.train.optimizer import MasterAdamW
 
 QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
-WHITENING_PASSAGES, SCALING_PASSAGES = 200, 32
+SCALING_PASSAGES = 32
 RECONSTRUCTED_ROWS = 4
 """Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 HEAD_RATE = 0.03
@@ -65,7 +64,6 @@ class Trainer:
         self._data = data
         self._checkpoints = directory / "checkpoints"
         self._metrics = MetricsLog(directory / "metrics.jsonl")
-        self._selection = SelectionLoss(networks)
         self.total_steps = sum(stage.steps for stage in config.stages)
 
     def resume(self) -> int:
@@ -110,11 +108,9 @@ class Trainer:
         networks.start_reading_memories()
         random_ = random.Random(self._config.seed)
         sampled = random_.sample(
-            self._data.passages, min(WHITENING_PASSAGES, len(self._data.passages))
+            self._data.passages, min(SCALING_PASSAGES, len(self._data.passages))
         )
-        token_ids = [passage.token_ids for passage in sampled]
-        scale_states(networks.compressor, token_ids[:SCALING_PASSAGES])
-        whiten_selection(networks.compressor, networks.selector, token_ids)
+        scale_states(networks.compressor, [passage.token_ids for passage in sampled])
 
     def _at(self, step: int) -> Position:
         for index, stage in enumerate(self._config.stages):
@@ -222,10 +218,6 @@ class Trainer:
             logits, targets = answer_logits(networks, contexts[: len(some)], said)
             losses["reconstruction"] = functional.cross_entropy(logits, targets)
             total = total + stage.reconstruction_weight * losses["reconstruction"]
-        if stage.selection_weight:
-            questions = sorted({q for row in rows for q in row.questions})
-            losses["selection"], losses["selected_first"] = self._selection(data, codes, questions)
-            total = total + stage.selection_weight * losses["selection"]
         return {"loss": total} | {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()

@@ -20,14 +20,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ReadingModel:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("selection", "least_right"), [("router", 6), ("cosine", 4)])
+@pytest.mark.parametrize(("selection", "least_right"), [("router", 6), ("cosine", 6)])
 def test_the_untrained_bundle_selects_among_the_demo_documents(
     model: ReadingModel, selection: str, least_right: int
 ) -> None:
     bundle, documents = model.bundle, demo_documents("fast")
     with torch.inference_mode():
-        codes = bundle.compressor.compress([bundle.base.tokenize(item.text) for item in documents])
-        index = bundle.selector.keys(codes).numpy()  # (documents, d)
+        token_ids = [bundle.base.tokenize(item.text) for item in documents]
+        index = bundle.selector.keys(token_ids).numpy()  # (documents, d)
     right = 0
     for question in demo_questions():
         vector = model.embed_query(question.question, selection)

@@ -29,7 +29,6 @@ MEMORY = {
     "tokens_per_slot": [1.0, 3.0],
     "reconstruction_weight": 0.3,
     "teacher_weight": 0.5,
-    "selection_weight": 0.3,
 }
 
 
@@ -92,7 +91,7 @@ def test_both_stages_run_and_every_loss_is_recorded(
     steps = metrics(tmp_path)
     assert [step["stage"] for step in steps] == ["text"] * 3 + ["memory"] * 3
     names = set().union(*steps)
-    assert {"answer", "teacher", "reconstruction", "selection", "text_answer"} <= names
+    assert {"answer", "teacher", "reconstruction", "text_answer"} <= names
 
 
 def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
         for name, tensor in found[1].items()
         if not torch.equal(tensor, after_text[name])
     }
-    assert changed == {"read_adapter", "write_adapter", "compressor", "expander", "selector"}
+    assert changed == {"read_adapter", "write_adapter", "compressor", "expander"}
 
 
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
@@ -165,8 +164,6 @@ def test_a_trained_bundle_reads_as_the_networks_did(
     with torch.no_grad():
         codes = loaded.compressor.compress(tokens)
         torch.testing.assert_close(codes, networks.compressor.compress(tokens))
-        keys = loaded.selector.keys(codes)
-        torch.testing.assert_close(keys, networks.selector.keys(codes))
         networks.read_with("read_adapter")
         ids = torch.tensor(tokens)
         expected = networks.base.lm(input_ids=ids).logits

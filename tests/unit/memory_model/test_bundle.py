@@ -11,7 +11,7 @@ import torch
 from memory_model.base import load_base
 from memory_model.bundle import Bundle, BundleConfig, load_bundle, save_bundle
 from memory_model.calibration import create_untrained_bundle
-from memory_model.compressor import first_layers
+from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.template import Template
 from tests.tiny import save_tiny_model

@@ -77,19 +77,3 @@ def test_only_the_first_layers_run_and_the_model_stays_whole(tiny_bundle: Bundle
         states = tiny_bundle.compressor.read([LONG[:1]]).states
     assert len(hidden) == lm.config.num_hidden_layers + 1
     torch.testing.assert_close(states, single)
-
-
-def test_a_key_is_the_unit_mean_of_the_slots(tiny_bundle: Bundle) -> None:
-    with torch.no_grad():
-        codes = tiny_bundle.compressor.compress([LONG])
-        key = tiny_bundle.selector.keys(codes)[0]
-    torch.testing.assert_close(key.norm(), torch.tensor(1.0))
-    assert torch.cosine_similarity(key, codes[0].mean(dim=0), dim=0) > 0.9999
-
-
-def test_a_query_equal_to_a_passage_points_at_it(tiny_bundle: Bundle) -> None:
-    with torch.no_grad():
-        compressor, selector = tiny_bundle.compressor, tiny_bundle.selector
-        index = selector.keys(compressor.compress([LONG, LONG[::-1], SHORT]))
-        query = selector.queries(compressor, [SHORT])
-    assert (query @ index.T).argmax() == 2
