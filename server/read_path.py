@@ -15,6 +15,7 @@ from typing import cast
 from memory_store.errors import NotFoundError
 from memory_store.records import FloatArray, Hit, JobStatus
 from memory_store.store import MemoryStore
+from paramem.settings import ReaderKind
 from server.engine.generator import (
     GenerationChunk,
     GenerationRequest,
@@ -138,7 +139,19 @@ async def begin_answer(services: Services, body: QueryBody, scope: AsyncExitStac
 async def begin_generation(
     services: Services, request: GenerationRequest, scope: AsyncExitStack
 ) -> tuple[GenerationChunk, AsyncIterator[GenerationChunk]]:
-    """The first chunk, and the iterator of the others, which ``scope`` closes."""
+    """The first chunk, and the iterator of the others, which ``scope`` closes.
+
+    Raises:
+        ApiError: memories are to be read, and this server runs the reader of text.
+    """
+    if request.codes and services.settings.reader is ReaderKind.TEXT:
+        raise ApiError(
+            422,
+            "context_unavailable",
+            "this server runs the reader of text (PARAMEM_READER=text), which cannot read "
+            'memories: ask with context "text" or "none"',
+            param="context",
+        )
     chunks = cast("AsyncGenerator[GenerationChunk, None]", services.engine.generate(request))
     scope.push_async_callback(chunks.aclose)
     return await anext(chunks), chunks

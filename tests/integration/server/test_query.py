@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from memory_store.records import MemorySpec
 from memory_store.store import MemoryStore
-from paramem.settings import Settings
+from paramem.settings import ReaderKind, Settings
 from server import read_path
 from tests.integration.server.conftest import MakeClient, error_of, opened_store, write
 from tests.integration.server.engines import FailingEngine
@@ -66,6 +66,16 @@ def test_an_answer_reports_usage_timings_and_why_it_ended(stocked: TestClient) -
     assert {"select", "load", "prefill", "ttft", "total"} <= set(answer["timings_ms"])
     assert all(ms >= 0 for ms in answer["timings_ms"].values())
     assert answer["timings_ms"]["total"] >= answer["timings_ms"]["ttft"]
+
+
+def test_a_server_that_reads_text_refuses_to_read_memories(
+    stocked: TestClient, make_client: MakeClient
+) -> None:
+    del stocked  # what it wrote is in the home that both share
+    reader_of_text = make_client(reader=ReaderKind.TEXT)
+    assert ask(reader_of_text, context="text")["answer"]
+    refused = reader_of_text.post("/query", json={"query": "When?", "context": "memory"})
+    assert error_of(refused, 422)["code"] == "context_unavailable"
 
 
 def test_top_k_limits_the_memories(stocked: TestClient) -> None:

@@ -49,6 +49,11 @@ def test_paths_are_expanded_and_absolute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.bundle == Path("here").absolute()
 
 
+def test_untrained_is_not_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAMEM_BUNDLE", "untrained")
+    assert load_settings().bundle == Path("untrained")
+
+
 def test_a_clients_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARAMEM_API_KEY", "s3cret")
     settings = load_client_settings()
