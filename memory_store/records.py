@@ -49,10 +49,11 @@ class Tier(StrEnum):
 
 
 class CodeFormat(StrEnum):
-    """How a code is stored. bf16: 2 bytes a number; int8: 1 byte + one float16 scale a slot."""
+    """How a code is stored. bf16: 2 bytes a number; int8: 1; int4: half, + float16 scales."""
 
     BF16 = "bf16"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Codes as they lie in a shard: bfloat16, or int8 with one float16 scale a slot.
+"""Codes as they lie in a shard: bfloat16, or int8 or int4 with one float16 scale a slot.
 
 Symbols: n = passages, m = slots, d = code dimension.
-bf16 keeps 8 bits of mantissa (relative error at most 2^-8); int8 errs at most half a scale.
+bf16 keeps 8 bits of mantissa (relative error at most 2^-8); int8 and int4 err at most half a scale.
+int4 lies two numbers to a byte, the even one in the low half, each plus 8.
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ from memory_store.records import CodeFormat, FloatArray
 
 Tensor = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
-INT8_MAX = 127
-HEADER_DTYPES = {"BF16": BF16, "I8": np.dtype(np.int8), "F16": np.dtype(np.float16)}
+PEAKS = {CodeFormat.INT8: 127, CodeFormat.INT4: 7}
+"""Largest stored number; the least is its negative."""
+INT4_ZERO = 8
+HEADER_DTYPES = {
+    "BF16": BF16,
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "F16": np.dtype(np.float16),
+}
 
 
 def layout(
@@ -29,38 +37,58 @@ def layout(
     keys = ("BF16", (rows, z_dim))
     if code_format is CodeFormat.BF16:
         return {"codes": ("BF16", (rows, slots, z_dim)), "keys": keys}
-    return {"codes": ("I8", (rows, slots, z_dim)), "scales": ("F16", (rows, slots)), "keys": keys}
+    scales = ("F16", (rows, slots))
+    if code_format is CodeFormat.INT4:
+        return {"codes": ("U8", (rows, slots, z_dim // 2)), "scales": scales, "keys": keys}
+    return {"codes": ("I8", (rows, slots, z_dim)), "scales": scales, "keys": keys}
 
 
 def encode(codes: FloatArray, code_format: CodeFormat) -> dict[str, Tensor]:
-    """Encode (n, m, d) float32 into the tensors ``codes`` and, for int8, ``scales``.
+    """Encode (n, m, d) float32 into the tensors ``codes`` and, for integers, ``scales``.
 
     Raises:
-        InvalidMemoryError: NaN, infinity, or a number the format cannot hold.
+        InvalidMemoryError: NaN, infinity, a number the format cannot hold, or an odd d for int4.
     """
     _refuse_non_finite(codes, "codes")
     if code_format is CodeFormat.BF16:
         return {"codes": _to_bf16(codes, "codes")}
-    # one per slot: (n, m)
-    peaks = np.abs(codes).max(axis=-1)
-    with np.errstate(over="ignore"):
-        scales = (peaks / INT8_MAX).astype(np.float16)
-        # rounded up, so that the peak itself is never clipped
-        too_small = scales.astype(np.float32) * INT8_MAX < peaks
-        scales = np.where(too_small, np.nextafter(scales, np.float16(np.inf)), scales)
-    if not np.isfinite(scales).all():
-        raise InvalidMemoryError("codes hold a number too large for int8; use code_format bf16")
+    if code_format is CodeFormat.INT4 and codes.shape[-1] % 2:
+        raise InvalidMemoryError("int4 needs an even z_dim; use code_format int8")
+    scales = _scales(codes, code_format)  # (n, m)
     divisors = np.where(scales > 0, scales, 1).astype(np.float32)
-    quantised = np.rint(codes / divisors[..., None])
-    return {"codes": quantised.astype(np.int8), "scales": scales}
+    quantised = np.rint(codes / divisors[..., None]).astype(np.int8)
+    if code_format is CodeFormat.INT8:
+        return {"codes": quantised, "scales": scales}
+    halves = (quantised + INT4_ZERO).astype(np.uint8)  # (n, m, d)
+    return {"codes": halves[..., ::2] | halves[..., 1::2] << 4, "scales": scales}
 
 
 def decode(tensors: Mapping[str, Tensor]) -> FloatArray:
     """Undo :func:`encode`; any leading shape. Returns float32 (…, m, d)."""
-    codes = tensors["codes"].astype(np.float32)
+    stored = tensors["codes"]
+    if stored.dtype == np.uint8:  # int4
+        halves = np.stack([stored & 15, stored >> 4], axis=-1)  # (…, m, d / 2, 2)
+        codes = halves.reshape(*stored.shape[:-1], -1).astype(np.float32) - INT4_ZERO
+    else:
+        codes = stored.astype(np.float32)
     if "scales" in tensors:
         codes *= tensors["scales"].astype(np.float32)[..., None]
     return codes
+
+
+def _scales(codes: FloatArray, code_format: CodeFormat) -> Tensor:
+    """One a slot, rounded up, so that the peak itself is never clipped. (n, m, d) -> (n, m)"""
+    largest = PEAKS[code_format]
+    peaks = np.abs(codes).max(axis=-1)
+    with np.errstate(over="ignore"):
+        scales: Tensor = (peaks / largest).astype(np.float16)
+        too_small = scales.astype(np.float32) * largest < peaks
+        scales[too_small] = np.nextafter(scales[too_small], np.float16(np.inf))
+    if not np.isfinite(scales).all():
+        raise InvalidMemoryError(
+            f"codes hold a number too large for {code_format}; use code_format bf16"
+        )
+    return scales
 
 
 def encode_keys(keys: FloatArray) -> Tensor:

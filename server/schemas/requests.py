@@ -91,7 +91,7 @@ class QueryBody(Body):
 class CollectionBody(Body):
     """What a new collection may choose; fingerprint, m and d are the loaded engine's."""
 
-    code_format: Literal["bf16", "int8"] | None = None
+    code_format: Literal["bf16", "int8", "int4"] | None = None
 
     def format(self, default: CodeFormat) -> CodeFormat:
         return CodeFormat(self.code_format) if self.code_format else default

@@ -28,7 +28,18 @@ def test_bf16_keeps_eight_bits_of_mantissa(codes: FloatArray) -> None:
 @settings(max_examples=50, deadline=None)
 @given(CODES)
 def test_int8_errs_at_most_half_a_scale(codes: FloatArray) -> None:
-    tensors = encode(codes, CodeFormat.INT8)
+    assert_errs_at_most_half_a_scale(codes, CodeFormat.INT8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(CODES)
+def test_int4_errs_at_most_half_a_scale(codes: FloatArray) -> None:
+    pairs = np.concatenate([codes, codes / 3], axis=-1) / 10  # an even d, within int4's range
+    assert_errs_at_most_half_a_scale(pairs, CodeFormat.INT4)
+
+
+def assert_errs_at_most_half_a_scale(codes: FloatArray, code_format: CodeFormat) -> None:
+    tensors = encode(codes, code_format)
     error = np.abs(decode(tensors) - codes)
     half = tensors["scales"].astype(np.float64)[..., None] / 2
     assert (error <= half * (1 + 1e-3) + 1e-30).all()
@@ -68,3 +79,15 @@ def test_a_key_that_is_not_finite_is_refused() -> None:
 def test_a_slot_of_zeros_decodes_to_zeros() -> None:
     codes = np.zeros((1, 2, 4), np.float32)
     assert (decode(encode(codes, CodeFormat.INT8)) == 0).all()
+    assert (decode(encode(codes, CodeFormat.INT4)) == 0).all()
+
+
+def test_int4_keeps_numbers_in_their_places() -> None:
+    codes = np.arange(-7, 9, dtype=np.float32)[None, None] % 8  # (1, 1, 16): 0 … 7 twice
+    codes[..., 8:] *= -1
+    np.testing.assert_array_equal(decode(encode(codes, CodeFormat.INT4)), codes)
+
+
+def test_an_odd_dimension_is_refused_for_int4() -> None:
+    with pytest.raises(InvalidMemoryError, match="even z_dim"):
+        encode(np.ones((1, 2, 7), np.float32), CodeFormat.INT4)
