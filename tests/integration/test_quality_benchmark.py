@@ -1,0 +1,110 @@
+"""``benchmarks.quality`` on a tiny random bundle: every report, from data files to tables."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import quality
+from benchmarks.offline import OfflineModel
+from memory_model.base import load_base
+from memory_store.records import CodeFormat
+from trainer_worker.train.config import Stage, TrainConfig
+from trainer_worker.train.networks import build_networks
+from trainer_worker.train.run import export_bundle
+
+
+@pytest.fixture
+def bundle(tiny_model: Path, tmp_path: Path) -> Path:
+    """Adapters and heads as they start: nothing trained."""
+    config = TrainConfig(
+        model=str(tiny_model),
+        datasets=["toy-train"],
+        slots=4,
+        z_dim=64,
+        layers=1,
+        stages=[Stage(name="text", context="text", steps=1, learning_rate=0.1)],
+    )
+    networks = build_networks(config, load_base(str(tiny_model), cache=tmp_path, device="cpu"))
+    export_bundle(tmp_path / "bundle", config, networks)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    answers = ["Ada", "12 goats", "a red barn", "Oslo"]
+    documents = [
+        {"id": f"d{i}", "text": f"On farm {i} there is {answer}, and no more."}
+        for i, answer in enumerate(answers)
+    ]
+    questions = [
+        {"id": f"q{i}", "question": f"What is on farm {i}?", "answers": [a], "doc_ids": [f"d{i}"]}
+        for i, a in enumerate(answers)
+    ]
+    for name, rows in (("docs", documents), ("qa", questions)):
+        with gzip.open(tmp_path / f"toy-dev.{name}.jsonl.gz", "wt") as file:
+            file.write("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def test_every_report_is_printed(
+    bundle: Path,
+    tiny_model: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--set", "toy-dev"]
+    monkeypatch.setattr("sys.argv", ["quality", *map(str, options), "--slots", "2"])
+    quality.main()
+    printed = capsys.readouterr().out
+    for row in ("the passage as text", "nothing", "m = 4, bf16", "m = 4, int4", "m = 2, bf16"):
+        assert f"{row} |" in printed
+    for row in ("| number | ", "| name | ", "| other | ", "the right memory", "Confusion, 4"):
+        assert row in printed
+
+
+def test_offline_answers_equal_the_models_own_one_by_one(bundle: Path, tiny_model: Path) -> None:
+    model = OfflineModel(bundle, str(tiny_model))
+    prompts = [model.closed_prompt(query) for query in ("Why?", "Where is the red barn?", "No.")]
+    lm, tokenizer = model.bundle.read_lm, model.bundle.base.tokenizer
+    with torch.inference_mode():
+        alone = [
+            lm.generate(
+                inputs_embeds=prompt[None],
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=24,
+                pad_token_id=tokenizer.eos_token_id,
+            )[0]
+            for prompt in prompts
+        ]
+    assert model.answer(prompts) == [
+        tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in alone
+    ]
+
+
+def test_a_wrong_memory_is_of_another_document(bundle: Path, tiny_model: Path, data: Path) -> None:
+    model = OfflineModel(bundle, str(tiny_model))
+    asked = quality.gold_passages(model, data, "toy-dev", 4, 0)
+    codes = model.compress([a.passage.token_ids for a in asked])
+    for right, wrong in zip(codes, quality.wrong_memories(asked, codes), strict=True):
+        assert not torch.equal(right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("code_format", "size"), [(CodeFormat.BF16, 128), (CodeFormat.INT8, 72), (CodeFormat.INT4, 40)]
+)
+def test_bytes_are_those_of_the_shard(code_format: CodeFormat, size: int) -> None:
+    assert quality.bytes_stored(code_format, slots=4, z_dim=16) == size
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [("in 1912", "number"), ("the Red Barn", "name"), ("a barn", "other")]
+)
+def test_answers_have_kinds(answer: str, kind: str) -> None:
+    assert quality.answer_kind(answer) == kind
