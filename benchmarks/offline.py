@@ -40,7 +40,7 @@ class OfflineModel:
     ) -> list[torch.Tensor]:
         """Codes of each passage (m, d), in batches of like length."""
         codes: dict[int, torch.Tensor] = {}
-        for numbers in _batches([len(passage) for passage in passages]):
+        for numbers in batches([len(passage) for passage in passages]):
             together = self.bundle.compressor.compress([passages[n] for n in numbers], slots)
             codes |= dict(zip(numbers, together, strict=True))
         return [codes[number] for number in range(len(passages))]
@@ -50,7 +50,7 @@ class OfflineModel:
         """Greedy answers to B prompts of (T_i, h)."""
         answers: dict[int, str] = {}
         stop = self._tokenizer.eos_token_id
-        for numbers in _batches([len(prompt) for prompt in prompts]):
+        for numbers in batches([len(prompt) for prompt in prompts]):
             some = [prompts[n] for n in numbers]
             longest = max(len(prompt) for prompt in some)
             inputs = some[0].new_zeros(len(some), longest, some[0].shape[-1])  # (b, T, h)
@@ -75,7 +75,7 @@ class OfflineModel:
     ) -> list[float]:
         """Nats per token of each target after its prompt."""
         nats: dict[int, float] = {}
-        for numbers in _batches([len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]):
+        for numbers in batches([len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]):
             some = [targets[n] for n in numbers]
             logits = target_logits(self._lm, [prompts[n] for n in numbers], some)
             nats |= dict(zip(numbers, nats_per_token(logits, some).tolist(), strict=True))
@@ -90,7 +90,7 @@ class OfflineModel:
         return self.reader.text_prompt(query, [])
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
+def batches(lengths: Sequence[int]) -> list[list[int]]:
     """Row numbers in batches of like length."""
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
     return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]

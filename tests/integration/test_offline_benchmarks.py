@@ -1,4 +1,7 @@
-"""``benchmarks.quality`` on a tiny random bundle: every report, from data files to tables."""
+"""``benchmarks.quality`` and ``benchmarks.selection`` on a tiny random bundle.
+
+Every report, from data files to tables.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import quality
+from benchmarks import quality, selection
 from benchmarks.offline import OfflineModel
 from memory_model.base import load_base
 from memory_store.records import CodeFormat
@@ -66,6 +69,21 @@ def test_every_report_is_printed(
         assert f"{row} |" in printed
     for row in ("| number | ", "| name | ", "| other | ", "the right memory", "Confusion, 4"):
         assert row in printed
+
+
+def test_selection_is_measured_beside_bm25(
+    bundle: Path,
+    tiny_model: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--sets", "toy-dev"]
+    monkeypatch.setattr("sys.argv", ["selection", *map(str, options)])
+    selection.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if "toy-dev" in line]
+    assert [row.split("|")[5].strip() for row in rows] == ["BM25", "router", "cosine"]
+    assert all("| 4 | 4 | 4 |" in row and row.rstrip(" |").endswith("1.000]") for row in rows)
 
 
 def test_offline_answers_equal_the_models_own_one_by_one(bundle: Path, tiny_model: Path) -> None:

@@ -1,0 +1,119 @@
+"""How often the right document is selected, against BM25 on the same passages.
+
+    python -m benchmarks.selection --data DIR --sets squad-dev nq-dev
+
+Every passage of the set's full corpus is a candidate; recall@k is the share of a question's gold
+documents among the documents of the k best passages, mean over questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.offline import OfflineModel, batches
+from clients.evaluation.bootstrap import estimate
+from clients.evaluation.data import Question, load_set
+from clients.evaluation.retrieval import recall_at
+from memory_model.runtime import SHIPPED
+from paramem.settings import DEFAULT_MODEL
+
+CUTS = (1, 5, 20)
+Ranking = npt.NDArray[np.int64]
+"""(Q, k) rows of passages, best first."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=["squad-dev", "nq-dev"])
+    parser.add_argument("--limit", type=int, help="questions of each set; default all")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model = OfflineModel(arguments.bundle, arguments.model)
+    heads = " | ".join(f"R@{cut}" for cut in CUTS)
+    say(f"| set | documents | passages | questions | selection | {heads} |\n" + "|---" * 8 + "|")
+    for name in arguments.sets:
+        measure(model, arguments.data, name, arguments.limit, arguments.seed)
+
+
+def measure(model: OfflineModel, data: Path, name: str, limit: int | None, seed: int) -> None:
+    """Print the rows of one set."""
+    found = load_set(data, name)
+    questions = [question for question in found.sample(limit, seed) if question.doc_ids]
+    passages = [
+        (document.id, passage)
+        for document in found.documents
+        for passage in model.splitter.split(document.text)
+    ]
+    owners = [document_id for document_id, _ in passages]
+    asked = [question.question for question in questions]
+    deepest = min(max(CUTS), len(passages))
+    rankings = {
+        "BM25": rank_bm25([passage.text for _, passage in passages], asked, deepest),
+        **rank_by_keys(model, [passage.token_ids for _, passage in passages], asked, deepest),
+    }
+    for selection, ranking in rankings.items():
+        cells = " | ".join(recall_cell(cut, ranking, owners, questions) for cut in CUTS)
+        say(
+            f"| {name} | {len(found.documents)} | {len(passages)} | {len(questions)} "
+            f"| {selection} | {cells} |"
+        )
+
+
+def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
+    """bm25s with its defaults (Robertson's BM25, k1 = 1.5, b = 0.75)."""
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(texts), show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(list(asked), show_progress=False)
+    rows, _ = retriever.retrieve(tokens, k=k, show_progress=False)
+    return np.asarray(rows, dtype=np.int64)
+
+
+@torch.inference_mode()
+def rank_by_keys(
+    model: OfflineModel, passages: Sequence[Sequence[int]], asked: Sequence[str], k: int
+) -> dict[str, Ranking]:
+    """Exact search of the selector's keys, by its query head and without one."""
+    selector, tokenize = model.bundle.selector, model.bundle.base.tokenize
+    keys = torch.empty(len(passages), selector.key_head.out_features)  # (P, d)
+    for rows in batches([len(passage) for passage in passages]):
+        keys[rows] = selector.keys([passages[row] for row in rows]).cpu()
+    queries = [tokenize(question) for question in asked]
+    ways = {"router": selector.queries, "cosine": selector.keys}
+    return {
+        name: np.concatenate(
+            [(embed([query]).cpu() @ keys.T).topk(k).indices.numpy() for query in queries]
+        )
+        for name, embed in ways.items()
+    }
+
+
+def recall_cell(
+    cut: int, ranking: Ranking, owners: Sequence[str], questions: Sequence[Question]
+) -> str:
+    recalls = [
+        recall_at(cut, [owners[row] for row in rows], question.doc_ids)
+        for rows, question in zip(ranking, questions, strict=True)
+    ]
+    found = estimate([recall for recall in recalls if recall is not None])
+    assert found is not None
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
