@@ -4,11 +4,12 @@
     heads.safetensors   compressor heads, expander, selector
     write_adapter/      PEFT LoRA of the compressor's layers        (absent if untrained)
     read_adapter/       PEFT LoRA of the reader                     (absent if untrained)
-    text_adapter/       PEFT LoRA of the same LLM trained to read passages as text: the rival in
-                        benchmarks, never needed to serve           (absent if untrained)
+
+Beside it, in a directory of the same name and ``-text``, lies the rival: a PEFT LoRA of the same
+LLM trained to read passages as text. Nothing but comparisons needs it.
 
 A memory is readable only by the bundle that wrote it: the fingerprint covers the base weights,
-tokenizer, adapters, heads, template and slot layout.
+tokenizer, adapters, heads, template and slot layout, but not the rival.
 """
 
 from __future__ import annotations
@@ -56,11 +57,12 @@ class BundleConfig(Schema):
     template: Template
     trained: bool
     checksums: dict[str, str] = {}  # relative file name -> sha256
+    rival_checksums: dict[str, str] = {}  # the same, of the directory beside this one
 
     @property
     def fingerprint(self) -> str:
         """Identity of everything a memory depends on."""
-        covered = self.model_dump_json(exclude={"base_model", "trained"})
+        covered = self.model_dump_json(exclude={"base_model", "trained", "rival_checksums"})
         return hashlib.sha256(covered.encode()).hexdigest()[:32]
 
 
@@ -110,21 +112,20 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
         BundleMismatchError: made for another base model; gives both hashes.
     """
     config = read_config(directory)
-    for name, expected in config.checksums.items():
-        if _sha256(directory / name) != expected:
-            raise BundleError(
-                f"{directory / name} is damaged (its checksum differs from {CONFIG}); "
-                "restore the bundle from its source"
-            )
+    _check_files(directory, config.checksums)
+    adapter = directory / reader
+    if reader == TEXT_ADAPTER:
+        adapter = rival_directory(directory)
+        _check_files(adapter, config.rival_checksums)
     if config.weights_hash != base.weights_hash:
         raise BundleMismatchError(
             f"bundle {directory} was made for base weights {config.weights_hash} "
             f"({config.base_model}), but {base.name} has {base.weights_hash}; set PARAMEM_MODEL "
             "to the bundle's base model, or PARAMEM_BUNDLE to a bundle of this model"
         )
-    modules = build_heads(config, base, trunk=_trunk(directory, config, base, reader))
-    if (directory / reader).is_dir():
-        _merged(base.lm, directory / reader)
+    modules = build_heads(config, base, trunk=_trunk(directory, config, base, adapter))
+    if adapter.is_dir():
+        _merged(base.lm, adapter)
     heads = load_file(directory / HEADS)
     for name, head in modules.items():
         module = cast(nn.Module, head)
@@ -178,7 +179,8 @@ def save_bundle(
     """Write a bundle; it appears whole or not at all.
 
     Args:
-        adapters: PEFT models; each of their adapters is saved in a folder of its name.
+        adapters: PEFT models; each of their adapters is saved in a folder of its name, the text
+            reader's beside the bundle.
 
     Returns: the configuration as written, with checksums.
     """
@@ -196,17 +198,40 @@ def save_bundle(
         model.save_pretrained(temporary)
     for card in temporary.glob("**/README.md"):  # PEFT's empty model cards
         card.unlink()
-    files = sorted(file for file in temporary.rglob("*") if file.is_file())
-    checksums = {str(file.relative_to(temporary)): _sha256(file) for file in files}
-    config = config.model_copy(update={"checksums": checksums})
+    rival = rival_directory(directory)
+    shutil.rmtree(rival, ignore_errors=True)
+    if (temporary / TEXT_ADAPTER).is_dir():
+        (temporary / TEXT_ADAPTER).rename(rival)
+    config = config.model_copy(
+        update={"checksums": _checksums(temporary), "rival_checksums": _checksums(rival)}
+    )
     (temporary / CONFIG).write_text(config.model_dump_json(indent=2))
     temporary.rename(directory)
     return config
 
 
-def _trunk(directory: Path, config: BundleConfig, base: BaseModel, reader: str) -> Any:
+def _checksums(directory: Path) -> dict[str, str]:
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    return {str(file.relative_to(directory)): _sha256(file) for file in files}
+
+
+def rival_directory(bundle: Path) -> Path:
+    """Where the text reader of a bundle lies."""
+    return bundle.with_name(f"{bundle.name}-text")
+
+
+def _check_files(directory: Path, checksums: dict[str, str]) -> None:
+    for name, expected in checksums.items():
+        if _sha256(directory / name) != expected:
+            raise BundleError(
+                f"{directory / name} is damaged (its checksum differs from {CONFIG}); "
+                "restore the bundle from its source"
+            )
+
+
+def _trunk(directory: Path, config: BundleConfig, base: BaseModel, reader: Path) -> Any:
     """The compressor's layers with the write adapter, safe from the reader's; None if untrained."""
-    if not any((directory / adapter).is_dir() for adapter in (WRITE_ADAPTER, reader)):
+    if not ((directory / WRITE_ADAPTER).is_dir() or reader.is_dir()):
         return None
     trunk = first_layers(base.lm, config.layers, own_weights=True)
     if (directory / WRITE_ADAPTER).is_dir():

@@ -123,6 +123,28 @@ def test_a_trained_bundle_reads_with_the_chosen_adapter(
     assert loaded.fingerprint != tiny_bundle.fingerprint
 
 
+def test_memories_do_not_depend_on_the_rival_but_its_damage_is_seen(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    fingerprints = []
+    for rank in (1, 2):
+        lora = LoraConfig(r=rank, target_modules=["q_proj"])
+        lm = load_base(str(tiny_model), cache=tmp_path).lm
+        rival = get_peft_model(lm, lora, adapter_name="text_adapter")
+        config = save_bundle(tmp_path / f"{rank}", tiny_bundle.config, tiny_bundle.heads, [rival])
+        fingerprints.append(config.fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    weights = tmp_path / "1-text" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    load_bundle(tmp_path / "1", load_base(str(tiny_model), cache=tmp_path))  # needs it not
+    with pytest.raises(BundleError, match=r"1-text/adapter_model\.safetensors is damaged"):
+        load_bundle(
+            tmp_path / "1", load_base(str(tiny_model), cache=tmp_path), reader="text_adapter"
+        )
+
+
 def test_the_compressor_keeps_its_own_layers_when_the_reader_is_merged(
     tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
 ) -> None:
