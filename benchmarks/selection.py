@@ -60,7 +60,7 @@ def measure(model: OfflineModel, data: Path, name: str, limit: int | None, seed:
     deepest = min(max(CUTS), len(passages))
     rankings = {
         "BM25": rank_bm25([passage.text for _, passage in passages], asked, deepest),
-        **rank_by_keys(model, [passage.token_ids for _, passage in passages], asked, deepest),
+        **rank_by_keys(model, [passage.text for _, passage in passages], asked, deepest),
     }
     for selection, ranking in rankings.items():
         cells = " | ".join(recall_cell(cut, ranking, owners, questions) for cut in CUTS)
@@ -81,18 +81,17 @@ def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
 
 @torch.inference_mode()
 def rank_by_keys(
-    model: OfflineModel, passages: Sequence[Sequence[int]], asked: Sequence[str], k: int
+    model: OfflineModel, passages: Sequence[str], asked: Sequence[str], k: int
 ) -> dict[str, Ranking]:
     """Exact search of the selector's keys, by its query head and without one."""
-    selector, tokenize = model.bundle.selector, model.bundle.base.tokenize
+    selector = model.bundle.selector
     keys = torch.empty(len(passages), selector.key_head.out_features)  # (P, d)
     for rows in batches([len(passage) for passage in passages]):
         keys[rows] = selector.keys([passages[row] for row in rows]).cpu()
-    queries = [tokenize(question) for question in asked]
     ways = {"router": selector.queries, "cosine": selector.keys}
     return {
         name: np.concatenate(
-            [(embed([query]).cpu() @ keys.T).topk(k).indices.numpy() for query in queries]
+            [(embed([query]).cpu() @ keys.T).topk(k).indices.numpy() for query in asked]
         )
         for name, embed in ways.items()
     }

@@ -117,17 +117,16 @@ class ReadingModel:
         Raises:
             KeyError: unknown selection.
         """
-        token_ids = self._base.tokenize(query)
-        vector: FloatArray = self._selections[selection](token_ids).cpu().numpy()
+        vector: FloatArray = self._selections[selection](query).cpu().numpy()
         return vector
 
-    def _router(self, token_ids: list[int]) -> torch.Tensor:
+    def _router(self, query: str) -> torch.Tensor:
         """The selector's vector of the query (d,)."""
-        return self.bundle.selector.queries([token_ids])[0]
+        return self.bundle.selector.queries([query])[0]
 
-    def _cosine(self, token_ids: list[int]) -> torch.Tensor:
+    def _cosine(self, query: str) -> torch.Tensor:
         """The plain baseline (d,): the query as if it were a passage, no query head."""
-        return self.bundle.selector.keys([token_ids])[0]
+        return self.bundle.selector.keys([query])[0]
 
     @torch.inference_mode()
     def prompt_embeds(

@@ -1,10 +1,11 @@
 """The selector: which memories answer a query.
 
 A bi-encoder on the first layer of the LLM: a passage's key and a query's vector are linear heads
-of their mean state there, and their cosine ranks (Karpukhin et al. 2020, arXiv 2004.04906). The
-layer keeps the LLM's own weights whatever is trained: what the reader wants of codes and what
-selection wants of keys pull apart (trained jointly through z, R@5 fell from 0.92 to 0.77,
-experiments/LOG.md). In an untrained bundle both heads are the same.
+of their mean state there, and their cosine ranks (Karpukhin et al. 2020, arXiv 2004.04906). Both
+are read in lower case, because people who ask do not capitalise names as texts do (R@5 on Natural
+Questions 0.67 -> 0.76, experiments/LOG.md). The layer keeps the LLM's own weights whatever is
+trained: what the reader wants of codes and what selection wants of keys pull apart (trained jointly
+through z, R@5 fell from 0.92 to 0.77). In an untrained bundle both heads are the same.
 
 Symbols: B = batch, h = hidden size, d = key dimension.
 """
@@ -32,15 +33,19 @@ class Selector(nn.Module):
         self.key_head = nn.Linear(base.hidden_size, key_dim)
         self.query_head = nn.Linear(base.hidden_size, key_dim)
         self._encoder = Encoder(base, first_layers(base.lm, LAYERS, own_weights=own_weights))
+        self._tokenize = base.tokenize
 
-    def features(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """What the heads see: the mean state of each text. Returns: (B, h) float32."""
-        return self._encoder(token_ids).pooled()
+    def features(self, texts: Sequence[str]) -> torch.Tensor:
+        """What the heads see: the mean state of each text in lower case. Returns: (B, h) float32.
 
-    def keys(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        No text may be empty.
+        """
+        return self._encoder([self._tokenize(text.lower()) for text in texts]).pooled()
+
+    def keys(self, passages: Sequence[str]) -> torch.Tensor:
         """What the index holds of B passages. Returns: (B, d) unit norm."""
-        return functional.normalize(self.key_head(self.features(token_ids)), dim=-1)
+        return functional.normalize(self.key_head(self.features(passages)), dim=-1)
 
-    def queries(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    def queries(self, queries: Sequence[str]) -> torch.Tensor:
         """Vectors the index is searched with. Returns: (B, d) unit norm."""
-        return functional.normalize(self.query_head(self.features(token_ids)), dim=-1)
+        return functional.normalize(self.query_head(self.features(queries)), dim=-1)

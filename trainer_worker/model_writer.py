@@ -109,7 +109,7 @@ class ModelWriter:
         with torch.no_grad():
             codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
             # the key is the text's, not the codes': refinement leaves it as it is
-            index_keys = self._bundle.selector.keys(token_ids).cpu().numpy()
+            index_keys = self._bundle.selector.keys([p.text for p in passages]).cpu().numpy()
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
                 passages, codes, lambda share: meter.report(batch, share)

@@ -25,14 +25,15 @@ from trainer_worker.train.errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class TrainingPassage:
+    text: str
     token_ids: tuple[int, ...]
     topic: str  # documents of one topic (article) are each other's hard distractors
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuestion:
+    text: str
     prompt_ids: tuple[int, ...]  # what follows the memories: template and question
-    query_ids: tuple[int, ...]  # the question alone, for the selector
     answer_ids: tuple[int, ...]  # ends with the end-of-turn token
     gold: int  # passage that holds the answer
 
@@ -115,7 +116,6 @@ def load_training_set(
     splitter = PassageSplitter(base.tokenize, passage_tokens)
     end = base.tokenizer.eos_token_id
     passages: list[TrainingPassage] = []
-    texts: list[str] = []
     questions: list[TrainingQuestion] = []
     for name in names:
         found: dict[str, list[int]] = {}
@@ -127,21 +127,22 @@ def load_training_set(
             except TextError:
                 continue
             found[document["id"]] = list(range(len(passages), len(passages) + len(split)))
-            for passage in split:
-                passages.append(TrainingPassage(passage.token_ids, document.get("title", "")))
-                texts.append(passage.text)
+            passages += [
+                TrainingPassage(passage.text, passage.token_ids, document.get("title", ""))
+                for passage in split
+            ]
         for item in _lines(data, f"{name}.qa"):
             if len(item["doc_ids"]) != 1:
                 continue
             answer = item["answers"][0]
-            gold = [n for n in found.get(item["doc_ids"][0], []) if answer in texts[n]]
+            gold = [n for n in found.get(item["doc_ids"][0], []) if answer in passages[n].text]
             if not gold:
                 continue
             prompt = builder.prompt(item["question"], with_context=True)
             questions.append(
                 TrainingQuestion(
+                    text=item["question"],
                     prompt_ids=tuple(prompt.suffix),
-                    query_ids=tuple(base.tokenize(item["question"])),
                     answer_ids=(*base.tokenize(answer), end),
                     gold=gold[0],
                 )

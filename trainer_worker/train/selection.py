@@ -33,8 +33,8 @@ def train_selector(
     Yields: the epoch's mean loss, and the share of questions whose own passage ranked first, both
     measured before each step.
     """
-    passages = read_features(selector, [passage.token_ids for passage in data.passages])  # (P, h)
-    questions = read_features(selector, [q.query_ids for q in data.questions])  # (Q, h)
+    passages = read_features(selector, [passage.text for passage in data.passages])  # (P, h)
+    questions = read_features(selector, [question.text for question in data.questions])  # (Q, h)
     gold = torch.tensor([question.gold for question in data.questions], device=passages.device)
     whiten(selector, passages, questions)
     heads = [*selector.key_head.parameters(), *selector.query_head.parameters()]
@@ -66,12 +66,12 @@ def train_selector(
 
 
 @torch.no_grad()
-def read_features(selector: Selector, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+def read_features(selector: Selector, texts: Sequence[str]) -> torch.Tensor:
     """Features of many texts, read in batches of like length. Returns: (N, h) float32."""
-    order = sorted(range(len(token_ids)), key=lambda number: len(token_ids[number]))
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     features = torch.cat(
         [
-            selector.features([token_ids[number] for number in order[start : start + BATCH]])
+            selector.features([texts[number] for number in order[start : start + BATCH]])
             for start in range(0, len(order), BATCH)
         ]
     )

@@ -15,7 +15,8 @@ from trainer_worker.train.config import SelectionTraining
 from trainer_worker.train.dataset import TrainingPassage, TrainingQuestion, TrainingSet
 from trainer_worker.train.selection import read_features, train_selector, whiten
 
-PASSAGES, VOCABULARY, MARK = 40, 250, 3
+PASSAGES = 40
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
@@ -25,18 +26,18 @@ def selector(tiny_model: Path, tmp_path: Path) -> Selector:
 
 @pytest.fixture
 def data() -> TrainingSet:
-    """Passages of random tokens; a question asks with three tokens of one of them."""
+    """Passages of random words; a question asks with three words of one of them."""
     random_ = random.Random(0)
     texts = [
-        tuple(random_.randrange(MARK, VOCABULARY) for _ in range(12 + number % 5))
+        ["".join(random_.choices(LETTERS, k=3)) for _ in range(8 + number % 5)]
         for number in range(PASSAGES)
     ]
     questions = [
-        TrainingQuestion((), (MARK, *random_.sample(text, 3)), (), number)
-        for number, text in enumerate(texts)
+        TrainingQuestion(" ".join(random_.sample(words, 3)).upper(), (), (), number)
+        for number, words in enumerate(texts)
         for _ in range(4)
     ]
-    return TrainingSet([TrainingPassage(text, "") for text in texts], questions, ())
+    return TrainingSet([TrainingPassage(" ".join(w), (), "") for w in texts], questions, ())
 
 
 def test_training_ranks_more_questions_with_their_own_passage(
@@ -52,10 +53,10 @@ def test_training_ranks_more_questions_with_their_own_passage(
 def test_features_do_not_depend_on_the_order_they_are_read_in(
     selector: Selector, data: TrainingSet
 ) -> None:
-    token_ids = [passage.token_ids for passage in data.passages]
+    texts = [passage.text for passage in data.passages]
     with torch.no_grad():
-        expected = torch.cat([selector.features([ids]) for ids in token_ids])
-    torch.testing.assert_close(read_features(selector, token_ids), expected)
+        expected = torch.cat([selector.features([text]) for text in texts])
+    torch.testing.assert_close(read_features(selector, texts), expected)
 
 
 def test_whitening_evens_out_directions_and_centres_both_sides(selector: Selector) -> None:
