@@ -71,7 +71,7 @@ def _trained_bundle(settings: Settings) -> Path | None:
             an untrained one does not have.
     """
     directory = settings.bundle
-    if directory is None and settings.model == DEFAULT_MODEL and SHIPPED.is_dir():
+    if directory is None and settings.model == DEFAULT_MODEL:
         directory = SHIPPED / DEFAULT_MODEL
     if directory is None or directory == Path(UNTRAINED):
         if settings.reader is ReaderKind.TEXT:
@@ -107,7 +107,10 @@ class ReadingModel:
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
+        # attention starts from the router's candidates, and needs a trained re-ranker
         self._selections = {"router": self._router, "cosine": self._cosine}
+        if bundle.config.trained:
+            self._selections["attention"] = self._router
         self.selections = tuple(sorted(self._selections))
 
     @torch.inference_mode()
@@ -127,6 +130,23 @@ class ReadingModel:
     def _cosine(self, query: str) -> torch.Tensor:
         """The plain baseline (d,): the query as if it were a passage, no query head."""
         return self.bundle.selector.keys([query])[0]
+
+    @torch.inference_mode()
+    def rerank(
+        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
+    ) -> list[float]:
+        """Scores of the router's C candidates from their slots.
+
+        Args:
+            codes: C of (m, d), at least one.
+            scores: C of the router's.
+        """
+        token_ids = self._base.tokenize(query)
+        tokens = self.bundle.compressor.compress([token_ids], slots=len(token_ids))[0]  # (T, d)
+        candidates = torch.from_numpy(np.stack(codes)).to(self.device)  # (C, m, d)
+        router = torch.tensor(scores, device=self.device)  # (C,)
+        reranked: list[float] = self.bundle.selector.reranker(tokens, candidates, router).tolist()
+        return reranked
 
     @torch.inference_mode()
     def prompt_embeds(

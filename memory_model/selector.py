@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from memory_model.base import BaseModel
 from memory_model.encoder import Encoder, first_layers
+from memory_model.reranker import Reranker
 
 LAYERS = 1
 
@@ -28,10 +29,12 @@ class Selector(nn.Module):
     """Maps passages and queries into the space of the index."""
 
     def __init__(self, base: BaseModel, *, key_dim: int, own_weights: bool = False) -> None:
-        """``own_weights``: copy the layer; needed where adapters go into ``base.lm`` later."""
+        """``key_dim``: d, of keys and of the codes that are re-ranked.
+        ``own_weights``: copy the layer; needed where adapters go into ``base.lm`` later."""
         super().__init__()
         self.key_head = nn.Linear(base.hidden_size, key_dim)
         self.query_head = nn.Linear(base.hidden_size, key_dim)
+        self.reranker = Reranker(key_dim)
         self._encoder = Encoder(base, first_layers(base.lm, LAYERS, own_weights=own_weights))
         self._tokenize = base.tokenize
 

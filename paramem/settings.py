@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     max_document_bytes: int = Field(1 << 20, ge=1024)
     max_batch_documents: int = Field(10_000, ge=1)
     max_top_k: int = Field(64, ge=1)
+    rerank_candidates: int = Field(50, ge=1, le=1000)
+    """Memories that the router hands to ``attention`` selection (at least ``top_k``)."""
     max_new_tokens: int = Field(1024, ge=1)
     max_queue: int = Field(10_000, ge=1)
     """Queued + running jobs above which writes get 429."""

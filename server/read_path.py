@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from memory_store.errors import NotFoundError
@@ -17,6 +17,7 @@ from memory_store.records import FloatArray, Hit, JobStatus
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind
 from server.engine.generator import (
+    ATTENTION,
     GenerationChunk,
     GenerationRequest,
     SelectionUnavailableError,
@@ -200,15 +201,30 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             + ", ".join(available)
         )
     with watch.stage("select"):
-        with watch.stage("embed"):
-            vector = await services.engine.embed_query(body.query, body.selection)  # (d,)
-        hits = await services.read(
-            services.store.select, body.collection, vector, body.top_k, filters=body.filters
-        )
+        hits = await _select(services, body, watch)
     with watch.stage("load"):
         load: Callable[[MemoryStore, Sequence[Hit]], Context]
         load = _load_codes if body.context == "memory" else _load_texts
         return await services.read(load, services.store, hits)
+
+
+async def _select(services: Services, body: QueryBody, watch: Stopwatch) -> list[Hit]:
+    """The ``top_k`` memories for the query, best first."""
+    reranks = body.selection == ATTENTION
+    wanted = max(body.top_k, services.settings.rerank_candidates) if reranks else body.top_k
+    with watch.stage("embed"):
+        vector = await services.engine.embed_query(body.query, body.selection)  # (d,)
+    hits = await services.read(
+        services.store.select, body.collection, vector, wanted, filters=body.filters
+    )
+    if not reranks or not hits:
+        return hits
+    with watch.stage("rerank"):
+        codes = await services.read(services.store.load_codes, [hit.memory for hit in hits])
+        router = [hit.score for hit in hits]
+        scores = await services.engine.rerank(body.query, codes, router)
+    best = sorted(zip(scores, hits, strict=True), key=lambda pair: pair[0], reverse=True)
+    return [replace(hit, score=score) for score, hit in best[: body.top_k]]
 
 
 def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:

@@ -28,8 +28,7 @@ def train(
 
         try:
             run = load_config(config)
-            total = sum(stage.steps for stage in run.stages) + run.selection.epochs
-            with progress_bar("training", total, quiet=as_json) as bar:
+            with progress_bar("training", run.reports, quiet=as_json) as bar:
 
                 def show(values: dict[str, float | int | str]) -> None:
                     bar.move_to(int(values["step"]) + 1, f"{values['stage']} {values['loss']:.3f}")

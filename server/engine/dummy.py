@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import xxhash
@@ -27,7 +27,7 @@ from server.engine.generator import (
     SelectionUnavailableError,
 )
 
-SELECTIONS = ("cosine", "router")
+SELECTIONS = ("attention", "cosine", "router")
 CONTEXT_TOKENS = 4096
 MIN_WORDS, MAX_WORDS = 8, 40
 ONSETS = ("am", "be", "cor", "del", "em", "fjo", "gro", "har", "is", "ju", "kel", "la")
@@ -83,6 +83,13 @@ class DummyEngine:
         if not vector.any():
             vector[0] = 1.0  # a query of punctuation only still needs unit norm
         return vector
+
+    async def rerank(
+        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
+    ) -> list[float]:
+        """The best slot decides: words that stand together count for more."""
+        vector = hash_words(query, self.info.spec.z_dim)  # (d,)
+        return [float((code @ vector).max()) for code in codes]
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         queued = time.perf_counter()

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from memory_store.records import FloatArray, MemorySpec
 
+ATTENTION = "attention"
+"""The selection that re-ranks the router's candidates."""
+
 
 class EngineError(Exception):
     """The engine cannot serve; ``code`` goes over the wire."""
@@ -103,6 +106,20 @@ class Generator(Protocol):
         """The vector the index is searched with. Returns: (d,) unit norm.
 
         Raises: SelectionUnavailableError, EngineNotReadyError
+        """
+        ...
+
+    async def rerank(
+        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
+    ) -> list[float]:
+        """Scores of the router's candidates, from all their slots; higher is better.
+
+        Args:
+            codes: C of (m, d).
+            scores: C of the router's.
+
+        Raises: SelectionUnavailableError if ``info.selections`` lacks "attention",
+            EngineNotReadyError
         """
         ...
 

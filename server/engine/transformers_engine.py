@@ -7,7 +7,7 @@ hence the batch and the scheduler beside this file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from paramem.settings import Settings
 from server.engine.batch import Batch
 from server.engine.generator import (
+    ATTENTION,
     EngineInfo,
     EngineNotReadyError,
     GenerationChunk,
@@ -89,18 +90,29 @@ class TransformersEngine:
         )
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:
+        model = self._selecting(selection)
+
+        def embed() -> FloatArray:
+            return np.asarray(model.embed_query(query, selection), dtype=np.float32)
+
+        return await asyncio.get_running_loop().run_in_executor(self._helper, embed)
+
+    async def rerank(
+        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
+    ) -> list[float]:
+        model = self._selecting(ATTENTION)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._helper, model.rerank, query, codes, scores
+        )
+
+    def _selecting(self, selection: str) -> ReadingModel:
         model, _ = self._serving()
         if selection not in model.selections:
             raise SelectionUnavailableError(
                 f"this bundle cannot select by {selection!r}; it can by: "
                 f"{', '.join(model.selections)}"
             )
-
-        def embed() -> FloatArray:
-            with torch.inference_mode():
-                return np.asarray(model.embed_query(query, selection), dtype=np.float32)
-
-        return await asyncio.get_running_loop().run_in_executor(self._helper, embed)
+        return model
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         _, scheduler = self._serving()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from memory_model.template import Template
 from trainer_worker.train.errors import TrainingError
+
+RERANK_REPORT_QUESTIONS = 1000
 
 
 class _Strict(BaseModel):
@@ -46,6 +49,15 @@ class SelectionTraining(_Strict):
     temperature: float = Field(default=0.05, gt=0)
 
 
+class RerankTraining(_Strict):
+    """How the re-ranker is trained, on how much of the data."""
+
+    passages: int = Field(default=4000, ge=2)
+    questions: int = Field(default=8000, ge=1)
+    negatives: int = Field(default=23, ge=1)
+    learning_rate: float = Field(default=0.0003, gt=0)
+
+
 class TrainConfig(_Strict):
     """Contents of a file in ``experiments/configs/``."""
 
@@ -72,6 +84,13 @@ class TrainConfig(_Strict):
     max_documents: int | None = None
     stages: list[Stage] = Field(min_length=1)
     selection: SelectionTraining = SelectionTraining()
+    reranking: RerankTraining = RerankTraining()
+
+    @property
+    def reports(self) -> int:
+        """How often training tells of itself: each step, each epoch of the selector, and so on."""
+        reranking = math.ceil(self.reranking.questions / RERANK_REPORT_QUESTIONS)
+        return sum(stage.steps for stage in self.stages) + self.selection.epochs + reranking
 
     @field_validator("datasets")
     @classmethod

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-LOSSES = ("text_answer", "answer", "teacher", "reconstruction", "selection")
+LOSSES = ("text_answer", "answer", "teacher", "reconstruction", "selection", "reranking")
 SMOOTHING = 0.9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from memory_model.base import load_base
@@ -14,6 +15,7 @@ from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.metrics import MetricsLog
 from trainer_worker.train.networks import Networks, build_networks
 from trainer_worker.train.plots import plot_losses
+from trainer_worker.train.reranking import train_reranker
 from trainer_worker.train.selection import train_selector
 from trainer_worker.train.trainer import Report, Trainer
 
@@ -66,9 +68,11 @@ def train_bundle(
     trainer = Trainer(config, networks, training_set, directory)
     trainer.train(trainer.resume() if resume else 0, report)
     metrics = MetricsLog(directory / "metrics.jsonl")
-    for step, values in enumerate(
-        train_selector(networks.selector, training_set, config.selection), trainer.total_steps
-    ):
+    selecting = chain(
+        train_selector(networks.selector, training_set, config.selection),
+        train_reranker(networks, training_set, config.reranking),
+    )
+    for step, values in enumerate(selecting, trainer.total_steps):
         metrics.append({"step": step} | values)
         report({"step": step} | values)
     plot_losses(directory / "metrics.jsonl", directory / "losses.png")

@@ -87,11 +87,16 @@ def whiten(selector: Selector, passages: torch.Tensor, questions: torch.Tensor) 
     Args:
         passages: (P, h). questions: (Q, h).
     """
-    centred = passages - passages.mean(dim=0)
-    variance, basis = torch.linalg.eigh(centred.T @ centred / len(centred))  # rising: (h,), (h, h)
-    scale = (variance + WHITENING_RIDGE * variance.mean()).rsqrt()
-    d = selector.key_head.out_features
-    weight = (scale[:, None] * basis.T).flip(0)[:d]  # (d, h)
+    weight = whitening(passages)[: selector.key_head.out_features]  # (d, h)
     for head, features in ((selector.key_head, passages), (selector.query_head, questions)):
         head.weight.copy_(weight)
         head.bias.copy_(-weight @ features.mean(dim=0))
+
+
+def whitening(features: torch.Tensor) -> torch.Tensor:
+    """Λ^(-1/2) Vᵀ of (N, h), strongest direction first. Returns: (h, h)."""
+    centred = features - features.mean(dim=0)
+    variance, basis = torch.linalg.eigh(centred.T @ centred / len(centred))  # rising: (h,), (h, h)
+    scale = (variance + WHITENING_RIDGE * variance.mean()).rsqrt()
+    rows: torch.Tensor = scale[:, None] * basis.T
+    return rows.flip(0)

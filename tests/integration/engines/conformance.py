@@ -15,6 +15,7 @@ import pytest
 
 from memory_store.records import FloatArray
 from server.engine.generator import (
+    ATTENTION,
     EngineNotReadyError,
     GenerationChunk,
     GenerationRequest,
@@ -236,6 +237,23 @@ class GeneratorConformance:
                     assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-3)
 
         self.run(engine, scenario)
+
+    def test_reranking_gives_every_candidate_a_score_of_its_own(self, engine: Generator) -> None:
+        async def scenario(engine: Generator) -> tuple[list[float], list[float]] | None:
+            codes = self.codes(engine, 3)
+            if ATTENTION not in engine.info.selections:
+                with pytest.raises(SelectionUnavailableError, match="router"):
+                    await engine.rerank("two words", codes, [0.3, 0.2, 0.1])
+                return None
+            scores = await engine.rerank("two words", codes, [0.3, 0.2, 0.1])
+            turned = await engine.rerank("two words", codes[::-1], [0.1, 0.2, 0.3])
+            return scores, turned
+
+        result = self.run(engine, scenario)
+        if result is not None:
+            scores, turned = result
+            assert len(set(scores)) == 3
+            assert turned == pytest.approx(scores[::-1], rel=1e-4)
 
     def test_an_unknown_selection_is_refused_with_the_known_ones(self, engine: Generator) -> None:
         async def scenario(engine: Generator) -> None:

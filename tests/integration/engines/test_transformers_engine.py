@@ -311,7 +311,7 @@ def test_the_engine_describes_its_model(model: TinyReadingModel) -> None:
         info = engine.info
         assert (info.model, info.dtype, info.device) == ("tiny", "float32", "cpu")
         assert (info.spec.fingerprint, info.spec.slots, info.spec.z_dim) == ("tiny-1", SLOTS, Z_DIM)
-        assert (info.context_tokens, info.selections) == (512, ("cosine",))
+        assert (info.context_tokens, info.selections) == (512, ("attention", "cosine"))
 
     with_engine(model, body)
 

@@ -24,7 +24,7 @@ class TinyReadingModel:
     slots = SLOTS
     z_dim = Z_DIM
     context_tokens = 512
-    selections = ("cosine",)
+    selections = ("attention", "cosine")
 
     def __init__(self, directory: Path, lm: PreTrainedModel | None = None) -> None:
         self.lm = lm or AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -37,6 +37,11 @@ class TinyReadingModel:
 
     def embed_query(self, query: str, selection: str) -> np.ndarray:
         return hash_words(query, Z_DIM)
+
+    def rerank(
+        self, query: str, codes: Sequence[np.ndarray], scores: Sequence[float]
+    ) -> list[float]:
+        return [float(code.sum()) + score for code, score in zip(codes, scores, strict=True)]
 
     def prompt_embeds(
         self, query: str | None, codes: Sequence[np.ndarray], texts: Sequence[str]

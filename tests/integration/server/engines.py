@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from paramem.settings import Settings
 from server.engine.dummy import DummyEngine
-from server.engine.generator import GenerationChunk, GenerationRequest
+from server.engine.generator import EngineInfo, GenerationChunk, GenerationRequest
 
 
 class GatedEngine(DummyEngine):
@@ -27,6 +28,14 @@ class GatedEngine(DummyEngine):
 class UnloadableEngine(DummyEngine):
     async def start(self) -> None:
         raise FileNotFoundError("no such model: nowhere/model")
+
+
+class UntrainedEngine(DummyEngine):
+    """Has no re-ranker."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, selections=("cosine", "router"))
 
 
 class FailingEngine(DummyEngine):

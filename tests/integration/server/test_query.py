@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,14 @@ from memory_store.records import MemorySpec
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind, Settings
 from server import read_path
-from tests.integration.server.conftest import MakeClient, error_of, opened_store, write
-from tests.integration.server.engines import FailingEngine
+from tests.integration.server.conftest import (
+    MakeClient,
+    error_of,
+    make_settings,
+    opened_store,
+    write,
+)
+from tests.integration.server.engines import FailingEngine, UntrainedEngine
 from tests.integration.server.hash_worker import SPEC, HashWorker, beat, work_all, work_once
 from tests.integration.server.sse import events_of
 
@@ -76,6 +83,39 @@ def test_a_server_that_reads_text_refuses_to_read_memories(
     assert ask(reader_of_text, context="text")["answer"]
     refused = reader_of_text.post("/query", json={"query": "When?", "context": "memory"})
     assert error_of(refused, 422)["code"] == "context_unavailable"
+
+
+def test_attention_reorders_the_routers_candidates_by_their_slots(
+    client: TestClient, store: MemoryStore
+) -> None:
+    # the router sees the whole passage, attention its best slot: where the words stand together
+    together = "seven ferry leaves " + "stone " * 60
+    apart = " ".join(f"{word} {'gull ' * 9}" for word in ("ferry", "leaves", "seven") * 2)
+    for document_id, text in (("together", together), ("apart", apart)):
+        client.post("/write", json={"text": text, "id": document_id, "mode": "fast"})
+    work_all(store)
+    orders = {
+        selection: [
+            memory["document_id"]
+            for memory in ask(client, "ferry leaves seven", selection=selection)["memories"]
+        ]
+        for selection in ("router", "attention")
+    }
+    assert orders == {"router": ["apart", "together"], "attention": ["together", "apart"]}
+
+
+def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient) -> None:
+    answer = ask(stocked, selection="attention", top_k=1)
+    assert [memory["document_id"] for memory in answer["memories"]] == ["ferry"]
+    assert "rerank" in answer["timings_ms"]
+
+
+def test_a_selection_that_the_bundle_lacks_is_refused(make_client: MakeClient) -> None:
+    client = make_client(generator=UntrainedEngine(make_settings(Path("unused"))))
+    refused = client.post("/query", json={"query": "x", "selection": "attention"})
+    error = error_of(refused, 422)
+    assert (error["code"], error["param"]) == ("selection_unavailable", "selection")
+    assert "cosine, router" in error["message"]
 
 
 def test_top_k_limits_the_memories(stocked: TestClient) -> None:

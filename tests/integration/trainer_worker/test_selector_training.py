@@ -1,8 +1,9 @@
-"""Training the selector's heads on a tiny random model."""
+"""Training the selector's heads and the re-ranker on a tiny random model."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from torch.nn import functional
 
 from memory_model.base import load_base
 from memory_model.selector import Selector
-from trainer_worker.train.config import SelectionTraining
+from trainer_worker.train.config import RerankTraining, SelectionTraining, Stage, TrainConfig
 from trainer_worker.train.dataset import TrainingPassage, TrainingQuestion, TrainingSet
+from trainer_worker.train.networks import build_networks
+from trainer_worker.train.reranking import hard_negatives, train_reranker
 from trainer_worker.train.selection import read_features, train_selector, whiten
 
 PASSAGES = 40
@@ -48,6 +51,37 @@ def test_training_ranks_more_questions_with_their_own_passage(
     assert len(epochs) == 10
     assert float(epochs[-1]["selection"]) < 0.8 * float(epochs[0]["selection"])
     assert float(epochs[-1]["selected_first"]) > float(epochs[0]["selected_first"])
+
+
+def test_reranking_training_finds_the_passage_among_the_routers_best(
+    tiny_model: Path, tmp_path: Path, data: TrainingSet
+) -> None:
+    config = TrainConfig(
+        model=str(tiny_model),
+        datasets=["toy-train"],
+        slots=12,
+        z_dim=64,
+        layers=1,
+        stages=[Stage(name="text", context="text", steps=1, learning_rate=0.1)],
+    )
+    base = load_base(str(tiny_model), cache=tmp_path, device="cpu")
+    networks = build_networks(config, base)
+    asked = [question for question in data.questions for _ in range(10)]
+    passages = [
+        replace(passage, token_ids=tuple(base.tokenize(passage.text))) for passage in data.passages
+    ]
+    training = RerankTraining(passages=PASSAGES, questions=1600, negatives=7, learning_rate=0.003)
+    told = list(train_reranker(networks, TrainingSet(passages, asked, ()), training))
+    assert len(told) == 2
+    assert float(told[-1]["reranking"]) < 0.9 * float(told[0]["reranking"])
+
+
+def test_hard_negatives_are_the_routers_best_without_the_right_one() -> None:
+    scores = torch.tensor([0.9, 0.1, 0.8, 0.7, 0.6, 0.5])
+    gold, *others = hard_negatives(scores, 2, 1, random.Random(0))
+    assert gold == 2
+    assert set(others) <= {0, 3, 4, 5}
+    assert len(others) == 1
 
 
 def test_features_do_not_depend_on_the_order_they_are_read_in(
