@@ -109,7 +109,7 @@ def load_base(
         lm=lm,
         tokenizer=tokenizer,
         quantization=chosen,
-        weights_hash=_hash_files(path, chosen),
+        weights_hash=_identity(path, tokenizer, chosen),
     )
 
 
@@ -135,10 +135,15 @@ def _quantization(quantization: str, device: torch.device, entry: ModelEntry) ->
     return "nf4" if large and device.type == "cuda" else "none"
 
 
-def _hash_files(path: Path, quantization: str) -> str:
-    """Identity of the base model: weights, tokenizer, template. Streams at disk speed."""
+def _identity(path: Path, tokenizer: Any, quantization: str) -> str:
+    """Hash of the weights, the tokenizer and its template. Streams at disk speed.
+
+    Not of ``tokenizer_config.json``: transformers writes there, among other things, whether the
+    hub was reachable when it was saved.
+    """
     digest = xxhash.xxh3_128(quantization.encode())
-    files = [*path.glob("*.safetensors"), *path.glob("tokenizer*.json"), *path.glob("*.jinja")]
+    digest.update(f"{tokenizer.eos_token}\n{tokenizer.chat_template}".encode())
+    files = [*path.glob("*.safetensors"), *path.glob("tokenizer.json")]
     for file in sorted(files, key=lambda item: item.name):
         digest.update(file.name.encode())
         with file.open("rb") as handle:

@@ -50,8 +50,9 @@ def create_untrained_bundle(directory: Path, base: BaseModel, *, slots: int, z_d
         template=Template(),
         trained=False,
     )
-    heads = build_heads(config, base)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)  # a rerun must give the same memories
+        heads = build_heads(config, base)
         token_ids = sample_text(base)
         fit_code_head(heads["compressor"], token_ids)
         fit_selector(heads["selector"], heads["compressor"])
@@ -65,19 +66,17 @@ def sample_text(base: BaseModel) -> list[list[int]]:
     if base.tokenizer.unk_token_id is not None and base.tokenizer.chat_template is not None:
         start_id = base.tokenizer.unk_token_id  # chat models open documents with end-of-text
     start = torch.full((SEQUENCES, 1), start_id, device=base.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        sampled = base.lm.generate(
-            input_ids=start,
-            attention_mask=torch.ones_like(start),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            min_new_tokens=TOKENS,
-            max_new_tokens=TOKENS,
-            pad_token_id=start_id,
-        )
+    sampled = base.lm.generate(
+        input_ids=start,
+        attention_mask=torch.ones_like(start),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_new_tokens=TOKENS,
+        max_new_tokens=TOKENS,
+        pad_token_id=start_id,
+    )
     rows: list[list[int]] = sampled[:, 1:].tolist()
     return rows
 

@@ -6,10 +6,11 @@ hidden states map to, each by a linear head:
 
     z_s = E · mean(embeddings of window s)  +  H · mean(scaled states of window s) + b
 
-Started with E as (a projection of) the identity and H = 0, windows of one token are the text
-itself, so a reader of text reads them at once; training then compresses from there. (Window means
-of bidirectional states beat appended slot tokens: Feldman & Artzi 2025, arXiv 2510.20797, and
-experiments/LOG.md.)
+The means are weighted: of two tokens in a window, the one with the higher score w·state counts
+for more, so that a name need not share its slot evenly with a comma. Started with E as (a
+projection of) the identity, H = 0 and w = 0, windows of one token are the text itself, so a reader
+of text reads them at once; training then compresses from there. (Window means of bidirectional
+states beat appended slot tokens: Feldman & Artzi 2025, arXiv 2510.20797, and experiments/LOG.md.)
 
 Symbols: B = batch, L = tokens, m = slots, h = hidden size, d = code dimension.
 """
@@ -37,6 +38,8 @@ class Compressor(nn.Module):
         self.slots = slots
         self.embedding_head = nn.Linear(base.hidden_size, z_dim, bias=False)  # (h) -> (d)
         self.code_head = nn.Linear(base.hidden_size, z_dim)  # (h) -> (d), float32
+        self.weight_head = nn.Linear(base.hidden_size, 1, bias=False)  # w
+        nn.init.zeros_(self.weight_head.weight)
         self.state_scale: torch.Tensor  # (h,) evens out the few huge dimensions of deep states
         self.register_buffer("state_scale", torch.ones(base.hidden_size))
         self._encoder = Encoder(base, trunk or first_layers(base.lm, layers))
@@ -58,7 +61,9 @@ class Compressor(nn.Module):
         Returns: (B, m, d) float32.
         """
         reading = self.read(token_ids)
-        windows = window_weights(reading.mask, self.slots if slots is None else slots)  # (B, m, L)
+        windows = window_weights(
+            reading.mask, self.slots if slots is None else slots, self.weight_head(reading.states)
+        )  # (B, m, L)
         return self.head(windows @ reading.embedded, windows @ reading.states)
 
     def head(self, embedded: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -67,7 +72,9 @@ class Compressor(nn.Module):
         return codes
 
 
-def window_weights(mask: torch.Tensor, slots: int | torch.Tensor) -> torch.Tensor:
+def window_weights(
+    mask: torch.Tensor, slots: int | torch.Tensor, scores: torch.Tensor | None = None
+) -> torch.Tensor:
     """Averaging weights that deal L tokens out over m even windows, in order.
 
     A passage shorter than m tokens repeats tokens, so that every slot is filled.
@@ -75,6 +82,7 @@ def window_weights(mask: torch.Tensor, slots: int | torch.Tensor) -> torch.Tenso
     Args:
         mask: (B, L) bool, right-padded, at least one token a row.
         slots: m, or (B,) a number for each row; windows beyond a row's own are zero.
+        scores: (B, L, 1); a window's weights are their softmax. None = all alike.
 
     Returns: (B, m, L), each row of windows summing to one.
     """
@@ -85,5 +93,9 @@ def window_weights(mask: torch.Tensor, slots: int | torch.Tensor) -> torch.Tenso
     end = torch.maximum((slot + 1) * lengths // number, start + 1)
     position = torch.arange(mask.shape[1], device=mask.device)
     inside = (position >= start[..., None]) & (position < end[..., None])  # (B, m, L)
-    inside &= (slot < number)[..., None]
-    return inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
+    own = (slot < number)[..., None]  # (B or 1, m, 1)
+    if scores is None:
+        scores = torch.zeros_like(mask, dtype=torch.float32)[..., None]
+    lowest = torch.finfo(scores.dtype).min
+    weights = torch.where(inside, scores.mT, lowest).softmax(dim=-1)  # (B, m, L)
+    return weights * own

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from memory_model.template import Template
 from trainer_worker.train.errors import TrainingError
@@ -63,6 +63,8 @@ class TrainConfig(_Strict):
 
     model: str
     datasets: list[str]
+    start: Path | None = None
+    """Bundle to go on from, with the rival beside it; none = from the base LLM."""
     slots: int = Field(ge=1)
     """m that the bundle serves with; training varies it."""
     z_dim: int = Field(ge=1)
@@ -83,14 +85,16 @@ class TrainConfig(_Strict):
     checkpoint_every_s: float = 150.0
     max_documents: int | None = None
     stages: list[Stage] = Field(min_length=1)
-    selection: SelectionTraining = SelectionTraining()
+    selection: SelectionTraining | None = SelectionTraining()
+    """None = the selector of ``start`` stays (it does not depend on the codes)."""
     reranking: RerankTraining = RerankTraining()
 
     @property
     def reports(self) -> int:
         """How often training tells of itself: each step, each epoch of the selector, and so on."""
         reranking = math.ceil(self.reranking.questions / RERANK_REPORT_QUESTIONS)
-        return sum(stage.steps for stage in self.stages) + self.selection.epochs + reranking
+        epochs = self.selection.epochs if self.selection else 0
+        return sum(stage.steps for stage in self.stages) + epochs + reranking
 
     @field_validator("datasets")
     @classmethod
@@ -99,6 +103,12 @@ class TrainConfig(_Strict):
             if not name.endswith("-train"):
                 raise ValueError(f"{name} is not a train split")
         return names
+
+    @model_validator(mode="after")
+    def _selector_from_somewhere(self) -> TrainConfig:
+        if self.selection is None and self.start is None:
+            raise ValueError("selection: null needs a start, whose selector is kept")
+        return self
 
 
 def load_config(path: Path) -> TrainConfig:

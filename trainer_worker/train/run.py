@@ -17,6 +17,7 @@ from trainer_worker.train.networks import Networks, build_networks
 from trainer_worker.train.plots import plot_losses
 from trainer_worker.train.reranking import train_reranker
 from trainer_worker.train.selection import train_selector
+from trainer_worker.train.start import start_from
 from trainer_worker.train.trainer import Report, Trainer
 
 
@@ -65,11 +66,15 @@ def train_bundle(
         config.max_documents,
     )
     networks = build_networks(config, base)
+    if config.start is not None:
+        start_from(networks, config.start)
     trainer = Trainer(config, networks, training_set, directory)
     trainer.train(trainer.resume() if resume else 0, report)
     metrics = MetricsLog(directory / "metrics.jsonl")
     selecting = chain(
-        train_selector(networks.selector, training_set, config.selection),
+        train_selector(networks.selector, training_set, config.selection)
+        if config.selection
+        else (),
         train_reranker(networks, training_set, config.reranking),
     )
     for step, values in enumerate(selecting, trainer.total_steps):

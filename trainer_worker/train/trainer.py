@@ -100,9 +100,11 @@ class Trainer:
             self._save(step)
 
     def _begin(self, position: Position) -> None:
-        """The first stage on memories starts from the reader of text."""
+        """The first stage on memories starts from the reader of text, unless there is one."""
         earlier = self._config.stages[: position.index]
         if position.stage.context == "text" or any(s.context == "memory" for s in earlier):
+            return
+        if self._config.start is not None:
             return
         networks = self._networks
         networks.start_reading_memories()

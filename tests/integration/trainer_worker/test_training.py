@@ -11,12 +11,14 @@ import torch
 
 from memory_model.base import load_base
 from memory_model.bundle import load_bundle
+from memory_model.calibration import create_untrained_bundle
 from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.config import TrainConfig
 from trainer_worker.train.dataset import load_training_set
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import train_bundle
+from trainer_worker.train.start import start_from
 from trainer_worker.train.trainer import Trainer
 
 TEXT = {"name": "text", "context": "text", "steps": 3, "learning_rate": 0.01, "warmup_steps": 1}
@@ -169,6 +171,54 @@ def test_a_trained_bundle_reads_as_the_networks_did(
         expected = networks.base.lm(input_ids=ids).logits
         torch.testing.assert_close(loaded.read_lm(input_ids=ids).logits, expected)
     assert (tmp_path / "run" / "losses.png").stat().st_size > 0
+
+
+def test_a_run_goes_on_from_a_bundle(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    bundle = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    further = config(tiny_model, MEMORY).model_copy(update={"start": bundle, "selection": None})
+    networks = build_networks(further, load_base(further.model, cache=tmp_path, device="cpu"))
+    start_from(networks, bundle)
+    found = load_checkpoint(tmp_path / "first" / "checkpoints")
+    assert found is not None
+    state = networks.state()
+    for name, tensor in found[1].items():
+        if not name.startswith("selector"):  # trained after the last checkpoint
+            torch.testing.assert_close(state[name], tensor)
+    second = load_bundle(
+        train_bundle(further, data, tmp_path / "second"),
+        load_base(further.model, cache=tmp_path, device="cpu"),
+    )
+    torch.testing.assert_close(
+        second.selector.key_head.weight, networks.selector.key_head.weight.detach()
+    )
+    changed = second.compressor.code_head.weight - networks.compressor.code_head.weight
+    assert changed.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"z_dim": 16}, "does not have the shapes"), ({"read_rank": 4}, "does not have the shapes")],
+)
+def test_a_bundle_of_other_shapes_is_no_start(
+    tiny_model: Path, data: Path, tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    bundle = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    other = config(tiny_model, MEMORY).model_copy(update={"start": bundle, **changes})
+    with pytest.raises(TrainingError, match=message):
+        train_bundle(other, data, tmp_path / "second")
+
+
+def test_an_untrained_bundle_is_no_start(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_model), cache=tmp_path, device="cpu")
+    create_untrained_bundle(tmp_path / "untrained", base, slots=4, z_dim=32)
+    run = config(tiny_model, MEMORY).model_copy(update={"start": tmp_path / "untrained"})
+    with pytest.raises(TrainingError, match="not a trained bundle"):
+        train_bundle(run, data, tmp_path / "run")
+
+
+def test_without_a_start_the_selector_must_be_trained(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="needs a start"):
+        TrainConfig.model_validate(config(tiny_model, TEXT).model_dump() | {"selection": None})
 
 
 def test_a_run_is_not_overwritten_without_resume(

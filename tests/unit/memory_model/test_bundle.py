@@ -75,6 +75,16 @@ def test_a_bundle_of_another_model_is_refused_with_both_hashes(
     assert other.weights_hash in str(caught.value)
 
 
+def test_the_identity_of_a_model_does_not_depend_on_how_it_was_saved(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    before = load_base(str(model), cache=tmp_path).weights_hash
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"local_files_only": True}))
+    assert load_base(str(model), cache=tmp_path).weights_hash == before
+    (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert load_base(str(model), cache=tmp_path).weights_hash != before
+
+
 def test_a_bundle_of_a_newer_format_is_refused(tiny_bundle: Bundle, saved: Path) -> None:
     file = saved / "bundle.json"
     config = json.loads(file.read_text()) | {"format_version": 2}

@@ -52,6 +52,15 @@ def test_codes_equal_a_plain_loop_over_windows(tiny_bundle: Bundle) -> None:
     torch.testing.assert_close(codes, torch.stack(reference))
 
 
+def test_within_a_window_tokens_of_higher_score_count_more(tiny_bundle: Bundle) -> None:
+    mask = torch.tensor([[True, True, True, True, False]])
+    scores = torch.tensor([[0.0, 2.0, 1.0, 1.0, 9.0]])[..., None]
+    weights = window_weights(mask, 2, scores)[0]  # (m, L)
+    first = torch.tensor([0.0, 2.0]).softmax(dim=0).tolist()
+    expected = torch.tensor([[*first, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5, 0.0]])
+    torch.testing.assert_close(weights, expected)
+
+
 def test_padding_in_a_batch_does_not_change_codes(tiny_bundle: Bundle) -> None:
     with torch.no_grad():
         together = tiny_bundle.compressor.compress([LONG, SHORT])
