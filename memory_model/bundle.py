@@ -2,6 +2,7 @@
 
     bundle.json         configuration, base model, checksums
     heads.safetensors   compressor heads, expander, selector
+    codebooks.safetensors   the quantiser's, float16                (absent if it has none)
     write_adapter/      PEFT LoRA of the compressor's layers        (absent if untrained)
     read_adapter/       PEFT LoRA of the reader                     (absent if untrained)
 
@@ -33,11 +34,13 @@ from memory_model.compressor import Compressor
 from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
+from memory_model.quantiser import Quantiser
 from memory_model.selector import Selector
 from memory_model.template import Template
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
+CODEBOOKS = "codebooks.safetensors"
 WRITE_ADAPTER: Final = "write_adapter"
 READ_ADAPTER: Final = "read_adapter"
 TEXT_ADAPTER: Final = "text_adapter"
@@ -83,6 +86,7 @@ class Bundle:
     compressor: Compressor
     expander: Expander
     selector: Selector
+    quantiser: Quantiser | None  # None: codes are stored as numbers only
 
     @property
     def read_lm(self) -> Any:
@@ -136,7 +140,18 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
                 f"{directory / HEADS} does not hold the expected heads: {error}"
             ) from error
         module.eval().requires_grad_(False)
-    return Bundle(config, base, **modules)
+    return Bundle(config, base, **modules, quantiser=load_quantiser(directory, base.device))
+
+
+def load_quantiser(directory: Path, device: torch.device) -> Quantiser | None:
+    """The quantiser of a bundle, if it has one."""
+    file = directory / CODEBOOKS
+    if not file.is_file():
+        return None
+    codebooks = load_file(file)["codebooks"]  # (S, 256, d)
+    quantiser = Quantiser(z_dim=codebooks.shape[2], stages=codebooks.shape[0])
+    quantiser.load_state_dict({"codebooks": codebooks})
+    return quantiser.eval().requires_grad_(False).to(device)
 
 
 def read_config(directory: Path) -> BundleConfig:
@@ -174,13 +189,18 @@ def build_heads(config: BundleConfig, base: BaseModel, *, trunk: Any = None) -> 
 
 
 def save_bundle(
-    directory: Path, config: BundleConfig, heads: Heads, adapters: Sequence[Any] = ()
+    directory: Path,
+    config: BundleConfig,
+    heads: Heads,
+    adapters: Sequence[Any] = (),
+    quantiser: Quantiser | None = None,
 ) -> BundleConfig:
     """Write a bundle; it appears whole or not at all.
 
     Args:
         adapters: PEFT models; each of their adapters is saved in a folder of its name, the text
             reader's beside the bundle.
+        quantiser: None = the bundle has none.
 
     Returns: the configuration as written, with checksums.
     """
@@ -194,6 +214,8 @@ def save_bundle(
         for key, tensor in cast(nn.Module, module).state_dict().items()
     }
     save_file(tensors, temporary / HEADS)
+    if quantiser is not None:
+        save_file({"codebooks": quantiser.codebooks.detach().half().cpu()}, temporary / CODEBOOKS)
     for model in adapters:
         model.save_pretrained(temporary)
     for card in temporary.glob("**/README.md"):  # PEFT's empty model cards

@@ -36,6 +36,10 @@ class Stage(_Strict):
     reconstruction_weight: float = 0.0
     teacher_weight: float = 0.0
     """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
+    quantised_share: float = 0.0
+    """Of the steps of a memory stage that read quantised codes."""
+    quantisation_weight: float = 0.5
+    """Of what quantising loses of the codes, relative to their variance, in those steps."""
     text_share: float = 0.0
     """Of the steps of a memory stage that read text, so that the reader keeps both."""
 

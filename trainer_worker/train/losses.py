@@ -5,7 +5,6 @@ Symbols: B = rows, K = passages of a row, N = answer tokens, V = vocabulary, d =
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -38,21 +37,6 @@ def text_contexts(networks: Networks, data: TrainingSet, rows: Sequence[Row]) ->
             ids += [*(reader.separator_tokens if number else []), *data.passages[passage].token_ids]
         contexts.append(reader.embed(ids))
     return contexts
-
-
-def memory_codes(
-    networks: Networks, data: TrainingSet, passages: Sequence[int], tokens_per_slot: float
-) -> list[torch.Tensor]:
-    """Codes of each passage.
-
-    Returns: one of (m_i, d) a passage, m_i = ceil(L_i / tokens), but never fewer than the m it
-    will be served with.
-    """
-    token_ids = [data.passages[passage].token_ids for passage in passages]
-    served = networks.compressor.slots
-    slots = torch.tensor([max(served, math.ceil(len(ids) / tokens_per_slot)) for ids in token_ids])
-    codes = networks.compressor.compress(token_ids, slots.to(networks.base.device))
-    return [codes[i, : int(number)] for i, number in enumerate(slots)]
 
 
 def memory_contexts(

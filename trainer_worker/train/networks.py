@@ -4,6 +4,7 @@ text adapter   the reader of passages as text: teacher, rival and starting point
 read adapter   the reader of memories; starts as a copy of the text adapter
 write adapter  the compressor's first layers
 heads          compressor heads, expander, selector
+quantiser      codebooks, from the first stage that quantises on
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER, WRITE_ADAPTER, Heads
 from memory_model.compressor import Compressor
 from memory_model.encoder import first_layers
 from memory_model.expander import Expander
+from memory_model.quantiser import Quantiser
 from memory_model.reader import Reader
 from memory_model.selector import Selector
 from trainer_worker.train.config import TrainConfig
 
+CODEBOOKS = "quantiser:codebooks"
 ReaderName = Literal["text_adapter", "read_adapter"]
 
 
@@ -45,6 +48,7 @@ class Networks:
     compressor: Compressor
     expander: Expander
     selector: Selector
+    quantiser: Quantiser
     reader: Reader
 
     def read_with(self, adapter: ReaderName) -> None:
@@ -72,7 +76,8 @@ class Networks:
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Of the heads that the reader's loss trains; the selector has a training of its own."""
-        return [*self.compressor.parameters(), *self.expander.parameters()]
+        modules = (self.compressor, self.expander, self.quantiser)
+        return [parameter for module in modules for parameter in module.parameters()]
 
     def state(self) -> dict[str, torch.Tensor]:
         """All trained tensors by name."""
@@ -82,6 +87,8 @@ class Networks:
             tensors |= {f"{adapter}:{name}": tensor for name, tensor in weights.items()}
         for name, module in self.modules().items():
             tensors |= {f"{name}:{key}": value for key, value in module.state_dict().items()}
+        if self.quantiser.is_fitted:
+            tensors[CODEBOOKS] = self.quantiser.codebooks.half()
         return tensors
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -90,6 +97,8 @@ class Networks:
             set_peft_model_state_dict(model, _part(tensors, adapter), adapter_name=adapter)
         for name, module in self.modules().items():
             module.load_state_dict(_part(tensors, name))
+        if CODEBOOKS in tensors:
+            self.quantiser.load_state_dict({"codebooks": tensors[CODEBOOKS]})
 
     def _adapters(self) -> list[tuple[Any, str]]:
         return [(self.lm, TEXT_ADAPTER), (self.lm, READ_ADAPTER), (self.encoder, WRITE_ADAPTER)]
@@ -112,10 +121,11 @@ def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     )
     expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
     pass_embeddings_through(base, compressor, expander)
-    for module in (compressor, expander, selector):
+    quantiser = Quantiser(z_dim=config.z_dim)
+    for module in (compressor, expander, selector, quantiser):
         module.to(base.device)
     reader = Reader(base, expander, config.template)
-    return Networks(base, lm, encoder, compressor, expander, selector, reader)
+    return Networks(base, lm, encoder, compressor, expander, selector, quantiser, reader)
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import functional
 
-from memory_model.compressor import Compressor
 from memory_model.selector import Selector
+from trainer_worker.train.codes import compress_all
 from trainer_worker.train.config import RERANK_REPORT_QUESTIONS, RerankTraining
 from trainer_worker.train.dataset import TrainingSet
 from trainer_worker.train.networks import Networks
@@ -72,18 +72,6 @@ def train_reranker(
                 "selected_first": round(sum(first) / len(first), 5),
             }
             losses, first = [], []
-
-
-@torch.no_grad()
-def compress_all(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Codes of many passages, as they are stored. Returns: (P, m, d) bf16 in main memory."""
-    d = compressor.code_head.out_features
-    codes = torch.empty(len(token_ids), compressor.slots, d, dtype=torch.bfloat16)
-    order = sorted(range(len(token_ids)), key=lambda number: len(token_ids[number]))
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        codes[rows] = compressor.compress([token_ids[row] for row in rows]).bfloat16().cpu()
-    return codes
 
 
 @torch.no_grad()

@@ -96,4 +96,5 @@ def export_bundle(directory: Path, config: TrainConfig, networks: Networks) -> N
         template=config.template,
         trained=True,
     )
-    save_bundle(directory, bundle, networks.heads, [networks.lm, networks.encoder])
+    quantiser = networks.quantiser if networks.quantiser.is_fitted else None
+    save_bundle(directory, bundle, networks.heads, [networks.lm, networks.encoder], quantiser)

@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
 from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from trainer_worker.train.codes import compress_all, memory_codes, quantised
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.losses import (
     answer_logits,
-    memory_codes,
     memory_contexts,
     question_blocks,
     reconstruction_blocks,
@@ -34,6 +34,7 @@ QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
 SCALING_PASSAGES = 32
+CODEBOOK_PASSAGES = 1000
 RECONSTRUCTED_ROWS = 4
 """Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 HEAD_RATE = 0.03
@@ -49,7 +50,6 @@ class Position:
     """A step as its stage sees it."""
 
     stage: Stage
-    index: int  # of the stage
     step: int  # within the stage
 
 
@@ -85,13 +85,13 @@ class Trainer:
         while step < self.total_steps:
             position = self._at(step)
             if position.step == 0:
-                self._begin(position)
+                self._begin(position.stage)
             optimizer = self._optimizer(position.stage)
             resumed_at = position.step
             while position.step < position.stage.steps:
                 values = self._step(step, position, optimizer, resumed_at)
                 step += 1
-                position = Position(position.stage, position.index, position.step + 1)
+                position = Position(position.stage, position.step + 1)
                 self._metrics.append(values)
                 report(values)
                 if time.monotonic() - saved > self._config.checkpoint_every_s:
@@ -99,25 +99,27 @@ class Trainer:
                     saved = time.monotonic()
             self._save(step)
 
-    def _begin(self, position: Position) -> None:
-        """The first stage on memories starts from the reader of text, unless there is one."""
-        earlier = self._config.stages[: position.index]
-        if position.stage.context == "text" or any(s.context == "memory" for s in earlier):
-            return
-        if self._config.start is not None:
-            return
+    def _begin(self, stage: Stage) -> None:
+        """What a stage needs that none before it has made."""
         networks = self._networks
-        networks.start_reading_memories()
-        random_ = random.Random(self._config.seed)
-        sampled = random_.sample(
-            self._data.passages, min(SCALING_PASSAGES, len(self._data.passages))
-        )
-        scale_states(networks.compressor, [passage.token_ids for passage in sampled])
+        if stage.context == "memory" and self._config.start is None:
+            earlier = self._config.stages[: self._config.stages.index(stage)]
+            if not any(other.context == "memory" for other in earlier):
+                networks.start_reading_memories()
+                scale_states(networks.compressor, self._sampled_ids(SCALING_PASSAGES))
+        if stage.quantised_share and not networks.quantiser.is_fitted:
+            codes = compress_all(networks.compressor, self._sampled_ids(CODEBOOK_PASSAGES))
+            networks.quantiser.fit(codes.flatten(0, 1).to(networks.base.device))
+
+    def _sampled_ids(self, number: int) -> list[tuple[int, ...]]:
+        passages = self._data.passages
+        sampled = random.Random(self._config.seed).sample(passages, min(number, len(passages)))
+        return [passage.token_ids for passage in sampled]
 
     def _at(self, step: int) -> Position:
-        for index, stage in enumerate(self._config.stages):
+        for stage in self._config.stages:
             if step < stage.steps:
-                return Position(stage, index, step)
+                return Position(stage, step)
             step -= stage.steps
         raise IndexError(step)
 
@@ -201,16 +203,21 @@ class Trainer:
             low, high = 1.0 + (low - 1.0) * ramp, 1.0 + (high - 1.0) * ramp
         tokens_per_slot = random_.uniform(low, high)
         passages = sorted({passage for row in rows for passage in row.passages})
-        codes = dict(
-            zip(passages, memory_codes(networks, data, passages, tokens_per_slot), strict=True)
-        )
+        codes = memory_codes(networks, data, passages, tokens_per_slot)
+        quantises = random_.random() < stage.quantised_share
+        lost = torch.zeros(())
+        if quantises:
+            codes, lost = quantised(networks.quantiser, codes)
         blocks = [question_blocks(data, row) for row in rows]
         teacher = self._teacher_logits(rows) if stage.teacher_weight else None
-        contexts = memory_contexts(networks, rows, codes)
+        contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)))
         logits, targets = answer_logits(networks, contexts, blocks)
         answer = functional.cross_entropy(logits, targets)
         losses = {"answer": answer, "tokens_per_slot": torch.tensor(tokens_per_slot)}
         total = answer
+        if quantises:
+            losses |= {"quantised_answer": losses.pop("answer"), "quantisation": lost}
+            total = total + stage.quantisation_weight * lost
         if teacher is not None:
             losses["teacher"] = teacher_divergence(logits, teacher)
             total = total + stage.teacher_weight * losses["teacher"]

@@ -113,6 +113,29 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
     assert changed == {"read_adapter", "write_adapter", "compressor", "expander"}
 
 
+def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    """The codebooks start from the codes, are trained with them, and come with the bundle."""
+    coarse = MEMORY | {"name": "coarse", "quantised_share": 1.0, "steps": 6}
+    run = config(tiny_model, TEXT, coarse)
+    bundle = load_bundle(
+        train_bundle(run, data, tmp_path), load_base(run.model, cache=tmp_path, device="cpu")
+    )
+    steps = [step for step in metrics(tmp_path) if step["stage"] == "coarse"]
+    assert all("quantised_answer" in step and "answer" not in step for step in steps)
+    assert all(0 < step["quantisation"] < 1 for step in steps)
+    assert bundle.quantiser is not None
+    with torch.no_grad():
+        text = json.loads((data / "toy-train.docs.jsonl").read_text().splitlines()[0])["text"]
+        codes = bundle.compressor.compress([bundle.base.tokenize(text)])  # (1, m, d)
+        names = bundle.quantiser.encode(codes)
+        lost = (bundle.quantiser.decode(names) - codes).square().sum() / codes.square().sum()
+    assert names.dtype is torch.uint8
+    assert lost < 0.5
+    found = load_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    assert torch.equal(found[1]["quantiser:codebooks"].float(), bundle.quantiser.codebooks)
+
+
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,64 @@
+"""Codes of passages in training: as long as the curriculum says, and as coarse.
+
+Symbols: P = passages, m = slots, N = slots of all passages, d = code dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from memory_model.compressor import Compressor
+from memory_model.quantiser import Quantiser
+from trainer_worker.train.dataset import TrainingSet
+from trainer_worker.train.networks import Networks
+
+BATCH = 16
+
+
+def memory_codes(
+    networks: Networks, data: TrainingSet, passages: Sequence[int], tokens_per_slot: float
+) -> list[torch.Tensor]:
+    """Codes of each passage.
+
+    Returns: one of (m_i, d) a passage, m_i = ceil(L_i / tokens), but never fewer than the m it
+    will be served with.
+    """
+    token_ids = [data.passages[passage].token_ids for passage in passages]
+    served = networks.compressor.slots
+    slots = torch.tensor([max(served, math.ceil(len(ids) / tokens_per_slot)) for ids in token_ids])
+    codes = networks.compressor.compress(token_ids, slots.to(networks.base.device))
+    return [codes[i, : int(number)] for i, number in enumerate(slots)]
+
+
+def quantised(
+    quantiser: Quantiser, codes: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Codes as they come back from the quantiser.
+
+    Their gradients go to the codebooks, and straight through to the codes.
+
+    Args:
+        codes: P of (m_i, d).
+
+    Returns: P of (m_i, d); and what was lost of them, relative to their variance ().
+    """
+    slots = torch.cat(list(codes))  # (N, d)
+    decoded = quantiser.decode(quantiser.encode(slots))
+    lost = (slots - decoded).square().sum(dim=-1).mean() / slots.detach().var(dim=0).sum()
+    coarse = decoded + slots - slots.detach()
+    return list(torch.split(coarse, [len(code) for code in codes])), lost
+
+
+@torch.no_grad()
+def compress_all(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Codes of many passages, as they are stored. Returns: (P, m, d) bf16 in main memory."""
+    d = compressor.code_head.out_features
+    codes = torch.empty(len(token_ids), compressor.slots, d, dtype=torch.bfloat16)
+    order = sorted(range(len(token_ids)), key=lambda number: len(token_ids[number]))
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        codes[rows] = compressor.compress([token_ids[row] for row in rows]).bfloat16().cpu()
+    return codes
