@@ -31,7 +31,7 @@ from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
 from memory_model.runtime import SHIPPED
-from memory_store.records import CodeFormat
+from memory_store.records import CodeFormat, FloatArray
 from memory_store.shards.codec import HEADER_DTYPES, decode, encode, layout
 from paramem.settings import DEFAULT_MODEL
 
@@ -119,16 +119,18 @@ def report_codes(
     row("the passage as text", mean([len(a.passage.text.encode()) for a in asked]), from_text)
     row("nothing", 0, closed)
     config = model.bundle.config
+    codebooks = model.bundle.codebooks
     formats = {
-        code_format: from_codes(model, asked, codes, as_stored(code_format))
+        code_format: from_codes(model, asked, codes, as_stored(code_format, codebooks))
         for code_format in CodeFormat
+        if code_format is not CodeFormat.RQ or codebooks is not None
     }
     for code_format, answers in formats.items():
         size = bytes_stored(code_format, config.slots, config.z_dim)
         row(f"memory, m = {config.slots}, {code_format}", size, answers)
     for slots in other_slots:
         others = model.compress([a.passage.token_ids for a in asked], slots)
-        elastic = from_codes(model, asked, others, as_stored(CodeFormat.BF16))
+        elastic = from_codes(model, asked, others, as_stored(CodeFormat.BF16, None))
         size = bytes_stored(CodeFormat.BF16, slots, config.z_dim)
         row(f"memory, m = {slots}, bf16", size, elastic)
     say("")
@@ -136,12 +138,10 @@ def report_codes(
 
 
 def bytes_stored(code_format: CodeFormat, slots: int, z_dim: int) -> int:
-    """Of one passage's codes, without its key."""
-    tensors = layout(code_format, 1, slots, z_dim)
+    """Of one passage, its key included."""
     return sum(
         HEADER_DTYPES[dtype].itemsize * math.prod(shape)
-        for name, (dtype, shape) in tensors.items()
-        if name != "keys"
+        for dtype, shape in layout(code_format, 1, slots, z_dim).values()
     )
 
 
@@ -156,12 +156,12 @@ def from_codes(
     )
 
 
-def as_stored(code_format: CodeFormat) -> Rounding:
+def as_stored(code_format: CodeFormat, codebooks: FloatArray | None) -> Rounding:
     """What comes back from a shard of this format. (m, d) -> (m, d)"""
 
     def rounding(codes: torch.Tensor) -> torch.Tensor:
-        stored = encode(codes.cpu().numpy().astype(np.float32), code_format)
-        return torch.from_numpy(np.asarray(decode(stored))).to(codes.device)
+        stored = encode(codes.cpu().numpy().astype(np.float32), code_format, codebooks)
+        return torch.from_numpy(np.asarray(decode(stored, codebooks))).to(codes.device)
 
     return rounding
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
@@ -100,6 +102,13 @@ class Bundle:
     @property
     def fingerprint(self) -> str:
         return self.config.fingerprint
+
+    @property
+    def codebooks(self) -> npt.NDArray[np.float32] | None:
+        """The quantiser's, (S, 256, d), for a store."""
+        if self.quantiser is None:
+            return None
+        return self.quantiser.codebooks.float().cpu().numpy()
 
 
 def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER) -> Bundle:

@@ -16,6 +16,7 @@ from memory_store.errors import (
     InvalidMemoryError,
     LeaseLostError,
     NotFoundError,
+    QuantiserMissingError,
     QueueFullError,
     StoreError,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "Page",
     "PassageMemory",
     "Problem",
+    "QuantiserMissingError",
     "QueueFullError",
     "SqliteJobQueue",
     "StoreError",

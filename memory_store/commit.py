@@ -24,7 +24,7 @@ from memory_store.errors import (
     LeaseLostError,
 )
 from memory_store.jobs import sqlite_jobs
-from memory_store.records import Job, MemorySpec, Tier, WriteMode, WrittenDocument
+from memory_store.records import FloatArray, Job, MemorySpec, Tier, WriteMode, WrittenDocument
 from memory_store.shards.codec import Tensor, encode, encode_keys
 from memory_store.shards.shard import SealedShard
 from memory_store.storage import Storage
@@ -97,7 +97,8 @@ def _encode(
     batch = []
     for document in group:
         try:
-            batch.append(Encoded(document, _encode_document(document, spec)))
+            tensors = _encode_document(document, spec, storage.codebooks.of(spec))
+            batch.append(Encoded(document, tensors))
         except InvalidMemoryError as error:
             with suppress(LeaseLostError):
                 storage.jobs.fail(
@@ -110,7 +111,9 @@ def _encode(
     return batch
 
 
-def _encode_document(document: WrittenDocument, spec: MemorySpec) -> dict[str, Tensor]:
+def _encode_document(
+    document: WrittenDocument, spec: MemorySpec, codebooks: FloatArray | None
+) -> dict[str, Tensor]:
     for number, passage in enumerate(document.passages):
         shapes = (passage.codes.shape, passage.key.shape)
         if shapes != ((spec.slots, spec.z_dim), (spec.z_dim,)):
@@ -122,7 +125,10 @@ def _encode_document(document: WrittenDocument, spec: MemorySpec) -> dict[str, T
         return {}
     codes = np.stack([passage.codes for passage in document.passages]).astype(np.float32)
     keys = np.stack([passage.key for passage in document.passages]).astype(np.float32)
-    return {**encode(codes, spec.code_format), "keys": encode_keys(keys)}
+    return {
+        **encode(codes, spec.code_format, codebooks),
+        "keys": encode_keys(keys, spec.code_format),
+    }
 
 
 def _record(

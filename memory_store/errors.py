@@ -4,6 +4,7 @@ StoreError
 ├── NotFoundError            unknown collection, document, job
 ├── ConflictError            state does not allow it
 │   ├── FingerprintMismatchError   memory and collection belong to different bundles
+│   ├── QuantiserMissingError      rq codes, and no bundle with their codebooks is loaded
 │   ├── IdempotencyConflictError   same key, other body
 │   └── LeaseLostError             the job now belongs to another worker
 ├── QueueFullError           carries retry_after_s
@@ -39,6 +40,10 @@ class ConflictError(StoreError):
 
 class FingerprintMismatchError(ConflictError):
     code = "fingerprint_mismatch"
+
+
+class QuantiserMissingError(ConflictError):
+    code = "quantiser_missing"
 
 
 class IdempotencyConflictError(ConflictError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from memory_store.catalogue.database import Catalogue
 from memory_store.files import make_directory
 from memory_store.jobs.sqlite_jobs import SqliteJobQueue
+from memory_store.shards.codebooks import Codebooks
 from memory_store.shards.shard_files import ShardFiles
 
 
@@ -31,6 +32,7 @@ class Storage:
     clock: Callable[[], float]
     orphan_grace_s: float  # a file nobody refers to may be a write in progress until this age
     counters: Counters = field(default_factory=Counters)
+    codebooks: Codebooks = field(default_factory=Codebooks)
 
     @classmethod
     def open(

@@ -107,6 +107,17 @@ class MemoryStore:
     ) -> None:
         self.close()
 
+    def register_codebooks(self, fingerprint: str, codebooks: FloatArray) -> None:
+        """Make a bundle's quantiser known, so that its rq codes can be written and read.
+
+        Args:
+            codebooks: (22, 256, d)
+
+        Raises:
+            ValueError: another shape.
+        """
+        self._storage.codebooks.register(fingerprint, codebooks)
+
     # --- collections
 
     def put_collection(self, name: str, spec: MemorySpec) -> Collection:
@@ -114,7 +125,9 @@ class MemoryStore:
 
         Raises:
             ConflictError: it exists with another spec; the message has both.
+            QuantiserMissingError: it is to hold rq codes of a bundle that is not loaded.
         """
+        self._storage.codebooks.of(spec)
         with self._storage.catalogue.write() as connection:
             return collections.put(connection, name, spec, self._storage.clock())
 

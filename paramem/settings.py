@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     """m: memory slots per passage, without a trained bundle (which has its own)."""
     z_dim: int = Field(256, ge=8, le=8192)
     """d: code dimension per slot, without a trained bundle."""
-    code_format: str = Field("bf16", pattern="^(bf16|int8|int4)$")
+    code_format: str = Field("bf16", pattern="^(bf16|int8|int4|rq)$")
     passage_tokens: int = Field(160, ge=16, le=2048)
     """Longest passage, in tokens of the model's tokenizer."""
 

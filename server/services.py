@@ -100,6 +100,9 @@ class Services:
         """Start the engine; a failure is kept to be told, since the process has more to serve."""
         try:
             await self.engine.start()
+            codebooks = self.engine.codebooks
+            if codebooks is not None:
+                self.store.register_codebooks(self.engine.info.spec.fingerprint, codebooks)
             await self.write(self._ensure_default, self.engine.info.spec)
         except Exception as error:
             self.engine_failure = f"{type(error).__name__}: {error}"
@@ -174,13 +177,13 @@ class Services:
             )
 
 
-def _identity(spec: MemorySpec) -> tuple[str, int, int]:
-    """What must agree for the engine to read a code; the format is the store's own business."""
-    return spec.fingerprint, spec.slots, spec.z_dim
+def _identity(spec: MemorySpec) -> tuple[str, int]:
+    """What must agree for the engine to read a code; m and the format are the collection's."""
+    return spec.fingerprint, spec.z_dim
 
 
 def _told(spec: MemorySpec) -> str:
-    return f"fingerprint {spec.fingerprint} (slots {spec.slots}, z_dim {spec.z_dim})"
+    return f"fingerprint {spec.fingerprint} (z_dim {spec.z_dim})"
 
 
 def get_services(request: Request) -> Services:

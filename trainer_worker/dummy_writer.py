@@ -41,22 +41,26 @@ class DummyWriter:
         )
         return cls(spec, passage_words=settings.passage_tokens)
 
+    @property
+    def codebooks(self) -> FloatArray | None:
+        return None
+
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         done = [0.0] * len(documents)
         outcomes: list[Written | WriteError] = []
         for position, document in enumerate(documents):
-            outcomes.append(self._write_one(document.text, tier))
+            outcomes.append(self._write_one(document.text, tier, slots))
             done[position] = 1.0
             progress(done, str(tier))
         return outcomes
 
-    def _write_one(self, text: str, tier: Tier) -> Written | WriteError:
+    def _write_one(self, text: str, tier: Tier, slots: int) -> Written | WriteError:
         if UNWRITABLE in text:
             return WriteError("unwritable", f"the text contains the marker {UNWRITABLE}")
         passages = [
-            self._remember(text, start, end, tier)
+            self._remember(text, start, end, tier, slots)
             for start, end in split_words(text, self._passage_words)
         ]
         if not passages:
@@ -72,9 +76,9 @@ class DummyWriter:
         }
         return Written(passages, result)
 
-    def _remember(self, text: str, start: int, end: int, tier: Tier) -> PassageMemory:
+    def _remember(self, text: str, start: int, end: int, tier: Tier, slots: int) -> PassageMemory:
         passage = text[start:end]
-        codes = hash_codes(passage, self.spec.slots, self.spec.z_dim)  # (m, d)
+        codes = hash_codes(passage, slots, self.spec.z_dim)  # (m, d)
         return PassageMemory(
             codes=codes * FIT_SCALE if tier is Tier.FIT else codes,
             key=_unit_key(passage, self.spec.z_dim),

@@ -14,7 +14,7 @@ from memory_model.bundle import Bundle
 from memory_model.errors import TextError
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
-from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
+from memory_store.records import CodeFormat, FloatArray, MemorySpec, PassageMemory, Tier
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
@@ -48,6 +48,10 @@ class ModelWriter:
             code_format=CodeFormat(settings.code_format),
         )
 
+    @property
+    def codebooks(self) -> FloatArray | None:
+        return self._bundle.codebooks
+
     @classmethod
     def load(cls, settings: Settings) -> ModelWriter:
         """Load the model and its bundle; seconds to minutes.
@@ -58,7 +62,7 @@ class ModelWriter:
         return cls(open_bundle(settings), settings)
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`. Passages of all documents share batches, by length."""
         split = [self._split(document.text) for document in documents]
@@ -71,7 +75,7 @@ class ModelWriter:
         meter = _Meter(items, len(documents), tier, progress)
         made: dict[tuple[int, int], PassageMemory] = {}
         for batch in self._batches(items):
-            memories = self._write_batch(batch, tier, meter)
+            memories = self._write_batch(batch, tier, slots, meter)
             made |= {
                 (item.document, item.passage.start): memory
                 for item, memory in zip(batch, memories, strict=True)
@@ -102,12 +106,12 @@ class ModelWriter:
             yield ordered[start : start + self._batch_passages]
 
     def _write_batch(
-        self, batch: Sequence[_Item], tier: Tier, meter: _Meter
+        self, batch: Sequence[_Item], tier: Tier, slots: int, meter: _Meter
     ) -> list[PassageMemory]:
         passages = [item.passage for item in batch]
         token_ids = [passage.token_ids for passage in passages]
         with torch.no_grad():
-            codes = self._bundle.compressor.compress(token_ids)  # (B, m, d)
+            codes = self._bundle.compressor.compress(token_ids, slots)  # (B, m, d)
             # the key is the text's, not the codes': refinement leaves it as it is
             index_keys = self._bundle.selector.keys([p.text for p in passages]).cpu().numpy()
         if tier is Tier.FIT:

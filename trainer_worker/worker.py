@@ -83,6 +83,8 @@ class Worker:
     ) -> None:
         self._store = store
         self._writer = writer
+        if writer.codebooks is not None:
+            store.register_codebooks(writer.spec.fingerprint, writer.codebooks)
         self._heartbeat = heartbeat
         self._drain = drain
         self._settings = settings
@@ -153,8 +155,8 @@ class Worker:
             self._cancel(jobs)
             return
         mine = self._writer.spec
-        # The store encodes float32 codes in the collection's own format, whatever the worker's is.
-        if replace(mine, code_format=spec.code_format) != spec:
+        # m and the format are the collection's own choice.
+        if replace(mine, slots=spec.slots, code_format=spec.code_format) != spec:
             for job in jobs:
                 self._fail(job, FingerprintMismatchError.code, _mismatch(spec, mine), tally)
             return
@@ -210,7 +212,7 @@ class Worker:
         progress = self._progress_of([task.job for task in tasks])
         progress([0.0] * len(tasks), "start")
         tier = tasks[0].job.tier
-        outcomes = self._writer.write([task.source for task in tasks], tier, progress)
+        outcomes = self._writer.write([task.source for task in tasks], tier, spec.slots, progress)
         refused: list[tuple[Job, WriteError]] = []
         written: list[WrittenDocument] = []
         for task, outcome in zip(tasks, outcomes, strict=True):
@@ -285,8 +287,7 @@ def _parts(tasks: Sequence[_Task]) -> list[list[_Task]]:
 
 def _mismatch(collection: MemorySpec, writer: MemorySpec) -> str:
     wanted, given = (
-        f"fingerprint {spec.fingerprint}, slots {spec.slots}, z_dim {spec.z_dim}"
-        for spec in (collection, writer)
+        f"fingerprint {spec.fingerprint}, z_dim {spec.z_dim}" for spec in (collection, writer)
     )
     return (
         f"the collection holds memories of {wanted}; this worker writes {given}. Run the worker "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from memory_store.records import MemorySpec, PassageMemory, Tier
+from memory_store.records import FloatArray, MemorySpec, PassageMemory, Tier
 
 Progress = Callable[[Sequence[float], str], None]
 """Called with each document's progress in 0 … 1 and a stage name; may raise to abandon the batch
@@ -44,13 +44,21 @@ class MemoryWriter(Protocol):
 
     @property
     def spec(self) -> MemorySpec:
-        """Fingerprint and shape of the memories this writer makes."""
+        """Fingerprint, d, and the m it writes where a collection asks for no other."""
+        ...
+
+    @property
+    def codebooks(self) -> FloatArray | None:
+        """The quantiser's, (S, 256, d): what rq codes are stored with; None if it has none."""
         ...
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         """One outcome per document, in order. One bad document never fails its batch.
+
+        Args:
+            slots: m of the collection; memories are elastic.
 
         The codes come as float32 (m, d); the store encodes them in the collection's format.
         """

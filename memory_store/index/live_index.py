@@ -19,6 +19,7 @@ from memory_store.errors import CorruptionError, IncompatibleFormatError
 from memory_store.index.index_file import digest_of, load_index_file, save_index_file
 from memory_store.index.vector_index import FaissIndex, Found
 from memory_store.records import FloatArray
+from memory_store.shards.codec import Tensor, decode_keys
 from memory_store.shards.shard import key_matches
 from memory_store.shared_lock import SharedLock
 from memory_store.storage import Storage
@@ -152,7 +153,7 @@ class LiveIndex:
         for pointer in pointers:
             by_shard.setdefault(pointer.shard, []).append(pointer)
         ids: list[int] = []
-        vectors: list[FloatArray] = []
+        encoded: list[Tensor] = []
         left_out: set[int] = set()
         for name, wanted in by_shard.items():
             try:
@@ -166,11 +167,12 @@ class LiveIndex:
             for pointer in wanted:
                 if pointer.row < len(keys) and key_matches(keys[pointer.row], pointer.checksum):
                     ids.append(pointer.memory_id)
-                    vectors.append(keys[pointer.row].astype(np.float32))
+                    encoded.append(keys[pointer.row])
                 else:
                     left_out.add(pointer.memory_id)
         if ids:
-            self._index.add(ids, np.stack(vectors))
+            code_format = self._collection.spec.code_format
+            self._index.add(ids, decode_keys(np.stack(encoded), code_format))
         self._left_out |= left_out
         self._counters.checksum_failures += len(left_out)
         return True

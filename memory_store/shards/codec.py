@@ -1,8 +1,13 @@
-"""Codes as they lie in a shard: bfloat16, or int8 or int4 with one float16 scale a slot.
+"""Codes as they lie in a shard: bfloat16; int8 or int4 with one float16 scale a slot; or, with the
+bundle's codebooks, one byte for each of their stages.
 
-Symbols: n = passages, m = slots, d = code dimension.
+Symbols: n = passages, m = slots, d = code dimension, S = stages of the quantiser.
 bf16 keeps 8 bits of mantissa (relative error at most 2^-8); int8 and int4 err at most half a scale.
-int4 lies two numbers to a byte, the even one in the low half, each plus 8.
+int4 lies two numbers to a byte, the even one in the low half, each plus 8. A rq slot is a sum of S
+codewords, one of 256 of each stage (residual vector quantisation: see memory_model.quantiser).
+
+Keys are as fine as the codes: bf16, or int8 or int4 (for rq too) with their scale in the row's last
+two bytes, so that a key is one piece of memory with one checksum.
 """
 
 from __future__ import annotations
@@ -22,29 +27,44 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 PEAKS = {CodeFormat.INT8: 127, CodeFormat.INT4: 7}
 """Largest stored number; the least is its negative."""
 INT4_ZERO = 8
+RQ_STAGES = 22
+"""S of every quantiser whose codes can be stored."""
+SCALE = np.dtype(np.float16)
+KEY_FORMATS = {CodeFormat.RQ: CodeFormat.INT4}
+"""Of the keys, where it is not that of the codes."""
 HEADER_DTYPES = {
     "BF16": BF16,
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
-    "F16": np.dtype(np.float16),
+    "F16": SCALE,
 }
 
 
 def layout(
     code_format: CodeFormat, rows: int, slots: int, z_dim: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensors of a shard: name -> (safetensors dtype, shape). ``keys`` (n, d) is always bf16."""
-    keys = ("BF16", (rows, z_dim))
+    """Tensors of a shard: name -> (safetensors dtype, shape)."""
     if code_format is CodeFormat.BF16:
-        return {"codes": ("BF16", (rows, slots, z_dim)), "keys": keys}
-    scales = ("F16", (rows, slots))
-    if code_format is CodeFormat.INT4:
-        return {"codes": ("U8", (rows, slots, z_dim // 2)), "scales": scales, "keys": keys}
-    return {"codes": ("I8", (rows, slots, z_dim)), "scales": scales, "keys": keys}
+        return {"codes": ("BF16", (rows, slots, z_dim)), "keys": ("BF16", (rows, z_dim))}
+    if code_format is CodeFormat.INT8:
+        codes = ("I8", (rows, slots, z_dim))
+        keys = ("U8", (rows, z_dim + SCALE.itemsize))
+    else:
+        width = RQ_STAGES if code_format is CodeFormat.RQ else z_dim // 2
+        codes = ("U8", (rows, slots, width))
+        keys = ("U8", (rows, z_dim // 2 + SCALE.itemsize))
+    if code_format is CodeFormat.RQ:
+        return {"codes": codes, "keys": keys}
+    return {"codes": codes, "scales": ("F16", (rows, slots)), "keys": keys}
 
 
-def encode(codes: FloatArray, code_format: CodeFormat) -> dict[str, Tensor]:
+def encode(
+    codes: FloatArray, code_format: CodeFormat, codebooks: FloatArray | None = None
+) -> dict[str, Tensor]:
     """Encode (n, m, d) float32 into the tensors ``codes`` and, for integers, ``scales``.
+
+    Args:
+        codebooks: (S, 256, d), for rq.
 
     Raises:
         InvalidMemoryError: NaN, infinity, a number the format cannot hold, or an odd d for int4.
@@ -52,53 +72,97 @@ def encode(codes: FloatArray, code_format: CodeFormat) -> dict[str, Tensor]:
     _refuse_non_finite(codes, "codes")
     if code_format is CodeFormat.BF16:
         return {"codes": _to_bf16(codes, "codes")}
-    if code_format is CodeFormat.INT4 and codes.shape[-1] % 2:
-        raise InvalidMemoryError("int4 needs an even z_dim; use code_format int8")
-    scales = _scales(codes, code_format)  # (n, m)
-    divisors = np.where(scales > 0, scales, 1).astype(np.float32)
-    quantised = np.rint(codes / divisors[..., None]).astype(np.int8)
-    if code_format is CodeFormat.INT8:
-        return {"codes": quantised, "scales": scales}
-    halves = (quantised + INT4_ZERO).astype(np.uint8)  # (n, m, d)
-    return {"codes": halves[..., ::2] | halves[..., 1::2] << 4, "scales": scales}
+    if code_format is CodeFormat.RQ:
+        assert codebooks is not None, "rq needs codebooks"
+        return {"codes": _nearest_sums(codes, codebooks)}
+    packed, scales = _to_integers(codes, code_format)
+    return {"codes": packed, "scales": scales}
 
 
-def decode(tensors: Mapping[str, Tensor]) -> FloatArray:
+def decode(tensors: Mapping[str, Tensor], codebooks: FloatArray | None = None) -> FloatArray:
     """Undo :func:`encode`; any leading shape. Returns float32 (…, m, d)."""
     stored = tensors["codes"]
-    if stored.dtype == np.uint8:  # int4
-        halves = np.stack([stored & 15, stored >> 4], axis=-1)  # (…, m, d / 2, 2)
-        codes = halves.reshape(*stored.shape[:-1], -1).astype(np.float32) - INT4_ZERO
-    else:
-        codes = stored.astype(np.float32)
     if "scales" in tensors:
-        codes *= tensors["scales"].astype(np.float32)[..., None]
-    return codes
+        return _from_integers(stored, tensors["scales"])
+    if stored.dtype == np.uint8:
+        assert codebooks is not None, "rq needs codebooks"
+        stages = np.arange(len(codebooks))
+        summed: FloatArray = codebooks[stages, stored].sum(axis=-2)  # (…, m, S, d) -> (…, m, d)
+        return summed
+    return stored.astype(np.float32)
 
 
-def _scales(codes: FloatArray, code_format: CodeFormat) -> Tensor:
-    """One a slot, rounded up, so that the peak itself is never clipped. (n, m, d) -> (n, m)"""
+def encode_keys(keys: FloatArray, code_format: CodeFormat) -> Tensor:
+    """Encode (n, d) float32 keys as bf16 (n, d), or as integers and scale (n, bytes) uint8.
+
+    Raises:
+        InvalidMemoryError: NaN or infinity, or an odd d for int4.
+    """
+    _refuse_non_finite(keys, "key")
+    if code_format is CodeFormat.BF16:
+        return _to_bf16(keys, "key")
+    packed, scales = _to_integers(keys, KEY_FORMATS.get(code_format, code_format))
+    return np.concatenate([packed.view(np.uint8), scales[:, None].view(np.uint8)], axis=-1)
+
+
+def decode_keys(keys: Tensor, code_format: CodeFormat) -> FloatArray:
+    """Undo :func:`encode_keys`. Returns (n, d) float32."""
+    if code_format is CodeFormat.BF16:
+        return keys.astype(np.float32)
+    packed, scales = keys[:, : -SCALE.itemsize], keys[:, -SCALE.itemsize :]
+    if code_format is CodeFormat.INT8:
+        packed = packed.view(np.int8)
+    return _from_integers(packed, np.ascontiguousarray(scales).view(SCALE)[:, 0])
+
+
+def _to_integers(values: FloatArray, code_format: CodeFormat) -> tuple[Tensor, Tensor]:
+    """(…, d) -> integers (…, d) or, two to a byte, (…, d / 2); and scales (…)."""
+    if code_format is CodeFormat.INT4 and values.shape[-1] % 2:
+        raise InvalidMemoryError("int4 needs an even z_dim; use code_format int8")
+    scales = _scales(values, code_format)  # (…)
+    divisors = np.where(scales > 0, scales, 1).astype(np.float32)
+    quantised = np.rint(values / divisors[..., None]).astype(np.int8)
+    if code_format is CodeFormat.INT8:
+        return quantised, scales
+    halves = (quantised + INT4_ZERO).astype(np.uint8)  # (…, d)
+    return halves[..., ::2] | halves[..., 1::2] << 4, scales
+
+
+def _from_integers(packed: Tensor, scales: Tensor) -> FloatArray:
+    """Undo :func:`_to_integers`; uint8 is int4. Returns (…, d) float32."""
+    if packed.dtype == np.uint8:
+        halves = np.stack([packed & 15, packed >> 4], axis=-1)  # (…, d / 2, 2)
+        values = halves.reshape(*packed.shape[:-1], -1).astype(np.float32) - INT4_ZERO
+    else:
+        values = packed.astype(np.float32)
+    scaled: FloatArray = values * scales.astype(np.float32)[..., None]
+    return scaled
+
+
+def _nearest_sums(codes: FloatArray, codebooks: FloatArray) -> Tensor:
+    """Greedily, a codeword of each stage for what is left. (n, m, d) -> (n, m, S) uint8"""
+    residual = codes.reshape(-1, codes.shape[-1])  # (N, d)
+    names = np.empty((len(residual), len(codebooks)), np.uint8)
+    for stage, codebook in enumerate(codebooks):  # (256, d)
+        near = residual @ codebook.T - np.square(codebook).sum(axis=-1) / 2  # (N, 256)
+        names[:, stage] = near.argmax(axis=-1)
+        residual = residual - codebook[names[:, stage]]
+    return names.reshape(*codes.shape[:-1], -1)
+
+
+def _scales(values: FloatArray, code_format: CodeFormat) -> Tensor:
+    """One a row, rounded up, so that the peak itself is never clipped. (…, d) -> (…)"""
     largest = PEAKS[code_format]
-    peaks = np.abs(codes).max(axis=-1)
+    peaks = np.abs(values).max(axis=-1)
     with np.errstate(over="ignore"):
-        scales: Tensor = (peaks / largest).astype(np.float16)
+        scales: Tensor = np.asarray((peaks / largest).astype(SCALE))
         too_small = scales.astype(np.float32) * largest < peaks
-        scales[too_small] = np.nextafter(scales[too_small], np.float16(np.inf))
+        scales[too_small] = np.nextafter(scales[too_small], SCALE.type(np.inf))
     if not np.isfinite(scales).all():
         raise InvalidMemoryError(
             f"codes hold a number too large for {code_format}; use code_format bf16"
         )
     return scales
-
-
-def encode_keys(keys: FloatArray) -> Tensor:
-    """Encode (n, d) float32 keys as bf16.
-
-    Raises:
-        InvalidMemoryError: NaN or infinity.
-    """
-    _refuse_non_finite(keys, "key")
-    return _to_bf16(keys, "key")
 
 
 def _to_bf16(values: FloatArray, what: str) -> Tensor:

@@ -1,9 +1,10 @@
 """One sealed shard: a safetensors file of encoded codes and keys that is never changed again.
 
-Symbols: n = rows, m = slots, d = code dimension. Tensors: ``codes`` (n, m, d), ``scales`` (n, m)
-for int8, ``keys`` (n, d). The header's metadata carries the format version, the collection's spec
-and one xxh3 per tensor, so that a shard can be audited without a catalogue; the catalogue carries
-one checksum per row, so that serving one row needs no more than that row.
+Symbols: n = rows, m = slots. Tensors: ``codes`` (n, m, …), ``scales`` (n, m) for integers and
+``keys`` (n, …), as :mod:`memory_store.shards.codec` lays them out. The header's metadata carries
+the format version, the collection's spec and one xxh3 per tensor, so that a shard can be audited
+without a catalogue; the catalogue carries one checksum per row, so that serving one row needs no
+more than that row.
 
 Rows are read with ``pread``, not mmap: a file cut short under a mapping kills the process with
 SIGBUS, a short ``pread`` is an error we can answer with.
@@ -135,7 +136,7 @@ class ShardReader:
         return found
 
     def code(self, row: int, checksum: str) -> dict[str, Tensor]:
-        """The encoded code of one row: ``codes`` (m, d) and ``scales`` (m,) for int8.
+        """The encoded code of one row: ``codes`` (m, …) and, for integers, ``scales`` (m,).
 
         Raises:
             CorruptionError: the bytes are not those the catalogue recorded.
@@ -147,7 +148,7 @@ class ShardReader:
         return {name: self.view(name, data) for name, data in raw.items()}
 
     def keys(self) -> Tensor:
-        """All keys, unverified: compare each row with :func:`key_matches`. Returns (n, d) bf16."""
+        """All keys, encoded and unverified: compare each row with :func:`key_matches`. (n, …)"""
         return self.tensor("keys")
 
     def tensor(self, name: str) -> Tensor:
@@ -239,7 +240,7 @@ class ShardReader:
 
 
 def key_matches(key: Tensor, checksum: str) -> bool:
-    """Whether a key row (d,) bf16 is the one the catalogue recorded."""
+    """Whether an encoded key (row of :meth:`ShardReader.keys`) is the one of the catalogue."""
     return xxhash.xxh3_64_hexdigest(_raw(key)) == checksum.partition("-")[2]
 
 

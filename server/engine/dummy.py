@@ -73,6 +73,10 @@ class DummyEngine:
             raise EngineNotReadyError("the dummy engine is not started; try again shortly")
         return self._info
 
+    @property
+    def codebooks(self) -> FloatArray | None:
+        return None
+
     async def embed_query(self, query: str, selection: str) -> FloatArray:
         info = self.info
         if selection not in SELECTIONS:

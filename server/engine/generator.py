@@ -100,6 +100,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def codebooks(self) -> FloatArray | None:
+        """The bundle's quantiser, (S, 256, d): what rq codes are read with; None if it has none."""
+        ...
+
+    @property
     def ready(self) -> bool: ...
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:

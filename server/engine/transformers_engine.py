@@ -89,6 +89,11 @@ class TransformersEngine:
             selections=model.selections,
         )
 
+    @property
+    def codebooks(self) -> FloatArray | None:
+        model, _ = self._serving()
+        return model.bundle.codebooks
+
     async def embed_query(self, query: str, selection: str) -> FloatArray:
         model = self._selecting(selection)
 

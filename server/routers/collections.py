@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -33,9 +32,7 @@ async def put_collection(
 ) -> CollectionResult:
     """For memories of the loaded engine. The same again changes nothing; other values for an
     existing name are a conflict."""
-    spec = services.engine_info().spec
-    wanted = body or CollectionBody()
-    spec = replace(spec, code_format=wanted.format(spec.code_format))
+    spec = (body or CollectionBody()).spec(services.engine_info().spec)
     return CollectionResult.of(await services.write(services.store.put_collection, name, spec))
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memory_store.records import DEFAULT_COLLECTION, CodeFormat, WriteMode, WriteRequest
+from memory_store.records import (
+    DEFAULT_COLLECTION,
+    CodeFormat,
+    MemorySpec,
+    WriteMode,
+    WriteRequest,
+)
 from paramem.settings import Settings
 from server.errors import ApiError
 from server.schemas.text import CollectionName, DocumentId, Metadata, QueryText, Text, Title
+
+MAX_SLOTS = 256
 
 
 class Body(BaseModel):
@@ -89,9 +98,16 @@ class QueryBody(Body):
 
 
 class CollectionBody(Body):
-    """What a new collection may choose; fingerprint, m and d are the loaded engine's."""
+    """What a new collection may choose; fingerprint and d are the loaded engine's."""
 
-    code_format: Literal["bf16", "int8", "int4"] | None = None
+    slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
+    """m of its memories: fewer are smaller, read faster and answer worse. None = the bundle's."""
+    code_format: Literal["bf16", "int8", "int4", "rq"] | None = None
 
-    def format(self, default: CodeFormat) -> CodeFormat:
-        return CodeFormat(self.code_format) if self.code_format else default
+    def spec(self, default: MemorySpec) -> MemorySpec:
+        """The spec of the collection, where ``default`` is the loaded engine's."""
+        return replace(
+            default,
+            slots=self.slots or default.slots,
+            code_format=CodeFormat(self.code_format or default.code_format),
+        )

@@ -43,10 +43,11 @@ class ObedientWriter:
 
     def __init__(self, dummy: DummyWriter) -> None:
         self.spec = dummy.spec
+        self.codebooks = dummy.codebooks
         self._dummy = dummy
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         for document in documents:
             if KILL in document.text:
@@ -60,7 +61,7 @@ class ObedientWriter:
             while TICK in document.text:
                 progress([0.5] * len(documents), str(tier))
                 time.sleep(0.01)
-        return self._dummy.write(documents, tier, progress)
+        return self._dummy.write(documents, tier, slots, progress)
 
 
 def make_writer(settings: Settings) -> MemoryWriter:

@@ -123,6 +123,23 @@ def test_a_collection_can_be_made_used_and_deleted(client: TestClient, store: Me
     assert error_of(client.get("/collections/notes"), 404)["param"] in ("collection", None)
 
 
+def test_a_collection_may_have_fewer_slots_than_the_bundle(
+    client: TestClient, store: MemoryStore
+) -> None:
+    made = client.put("/collections/small", json={"slots": 2}).json()
+    assert (made["slots"], made["z_dim"]) == (2, SPEC.z_dim)
+    client.post("/write", json={"text": "a note", "collection": "small", "mode": "fast"})
+    work_all(store)
+    answer = client.post("/query", json={"query": "note", "collection": "small"}).json()
+    assert answer["usage"]["memory_slots"] == 2
+
+
+def test_codes_of_a_quantiser_need_a_bundle_that_has_one(client: TestClient) -> None:
+    error = error_of(client.put("/collections/coarse", json={"code_format": "rq"}), 409)
+    assert (error["code"], error["param"]) == ("quantiser_missing", "code_format")
+    assert "bf16, int8 or int4" in error["message"]
+
+
 def test_a_collection_without_a_body_takes_the_defaults(client: TestClient) -> None:
     assert client.put("/collections/plain").json()["code_format"] == "bf16"
 

@@ -12,6 +12,7 @@ from memory_store.records import Tier
 from trainer_worker.writer import MemoryWriter, SourceDocument, WriteError, Written
 
 LONG = SourceDocument("long", "The cat sat on the mat. The dog sat on the log. " * 4)
+SLOTS = 3  # not the writer's own m
 SHORT = SourceDocument("short", "  A frog.\n")
 EMPTY = SourceDocument("empty", " \n ")
 
@@ -35,10 +36,10 @@ class WriterConformance:
         return self.make_writer()
 
     @pytest.mark.parametrize("tier", list(Tier))
-    def test_every_passage_gets_a_memory_of_the_writers_shape(
+    def test_every_passage_gets_a_memory_of_the_shape_asked_for(
         self, writer: MemoryWriter, tier: Tier
     ) -> None:
-        long, short = [written(item) for item in writer.write([LONG, SHORT], tier, ignore)]
+        long, short = [written(item) for item in writer.write([LONG, SHORT], tier, SLOTS, ignore)]
         assert len(long.passages) > 1
         assert len(short.passages) == 1
         for document, result in ((LONG, long), (SHORT, short)):
@@ -46,7 +47,7 @@ class WriterConformance:
             assert result.result["perplexity"] == pytest.approx(np.exp(result.result["loss"]))
             assert {"token_accuracy", "steps"} <= result.result.keys()
             for memory in result.passages:
-                assert memory.codes.shape == (writer.spec.slots, writer.spec.z_dim)
+                assert memory.codes.shape == (SLOTS, writer.spec.z_dim)
                 assert memory.codes.dtype == np.float32
                 assert np.isfinite(memory.codes).all()
                 assert np.linalg.norm(memory.key) == pytest.approx(1.0, abs=1e-5)
@@ -57,27 +58,31 @@ class WriterConformance:
     def test_outcomes_are_in_order_and_an_empty_document_fails_alone(
         self, writer: MemoryWriter
     ) -> None:
-        first, refused, last = writer.write([SHORT, EMPTY, LONG], Tier.FAST, ignore)
+        first, refused, last = writer.write([SHORT, EMPTY, LONG], Tier.FAST, SLOTS, ignore)
         assert isinstance(refused, WriteError)
         assert "empty" in refused.code
         assert len(written(first).passages) == 1
         assert len(written(last).passages) > 1
 
     def test_a_batch_writes_what_each_document_alone_would_get(self, writer: MemoryWriter) -> None:
-        together = written(writer.write([LONG, SHORT], Tier.FAST, ignore)[1]).passages[0]
-        alone = written(writer.write([SHORT], Tier.FAST, ignore)[0]).passages[0]
+        together = written(writer.write([LONG, SHORT], Tier.FAST, SLOTS, ignore)[1]).passages[0]
+        alone = written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
         np.testing.assert_allclose(together.codes, alone.codes, atol=1e-4)
         np.testing.assert_allclose(together.key, alone.key, atol=1e-5)
 
     def test_refinement_changes_the_codes_and_keeps_the_key(self, writer: MemoryWriter) -> None:
-        fast = written(writer.write([SHORT], Tier.FAST, ignore)[0]).passages[0]
-        fit = written(writer.write([SHORT], Tier.FIT, ignore)[0]).passages[0]
+        fast = written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
+        fit = written(writer.write([SHORT], Tier.FIT, SLOTS, ignore)[0]).passages[0]
         np.testing.assert_allclose(fit.key, fast.key, atol=1e-6)
         assert np.abs(fit.codes - fast.codes).max() > 0
 
     def test_progress_grows_to_one_for_every_document(self, writer: MemoryWriter) -> None:
         seen: list[list[float]] = []
-        writer.write([LONG, SHORT], Tier.FIT, lambda shares, _stage: seen.append(list(shares)))
+
+        def see(shares: Sequence[float], _stage: str) -> None:
+            seen.append(list(shares))
+
+        writer.write([LONG, SHORT], Tier.FIT, SLOTS, see)
         for earlier, later in itertools.pairwise(seen):
             assert all(a <= b + 1e-9 for a, b in zip(earlier, later, strict=True))
         assert seen[-1] == pytest.approx([1.0, 1.0])
@@ -89,4 +94,4 @@ class WriterConformance:
             raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            writer.write([LONG, SHORT], Tier.FIT, abandon)
+            writer.write([LONG, SHORT], Tier.FIT, SLOTS, abandon)

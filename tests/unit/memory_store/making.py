@@ -23,6 +23,10 @@ from memory_store import (
 
 SPEC = MemorySpec("bundle-1", slots=2, z_dim=8)
 INT8_SPEC = MemorySpec("bundle-1", slots=2, z_dim=8, code_format=CodeFormat.INT8)
+CODEBOOKS = (
+    np.random.default_rng(0).standard_normal((22, 256, 8)) * 0.7 ** np.arange(22)[:, None, None]
+).astype(np.float32)
+"""A quantiser of d = 8, each stage finer than the one before."""
 WORKER = "worker-1"
 PASSAGE_CHARS = 10
 
@@ -43,6 +47,7 @@ class Clock:
 def open_store(home: Path, *, spec: MemorySpec = SPEC, **options: Any) -> MemoryStore:
     """A store with the collection ``default``."""
     store = MemoryStore.open(home, **options)
+    store.register_codebooks(spec.fingerprint, CODEBOOKS)
     store.put_collection("default", spec)
     return store
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from memory_store import CodeFormat, FloatArray, InvalidMemoryError
-from memory_store.shards.codec import HEADER_DTYPES, decode, encode, encode_keys, layout
+from memory_store.shards.codec import (
+    HEADER_DTYPES,
+    decode,
+    decode_keys,
+    encode,
+    encode_keys,
+    layout,
+)
+from tests.unit.memory_store.making import CODEBOOKS
 
 CODES = hnp.arrays(
     np.float32,
@@ -48,7 +56,8 @@ def assert_errs_at_most_half_a_scale(codes: FloatArray, code_format: CodeFormat)
 @pytest.mark.parametrize("code_format", list(CodeFormat))
 def test_encoded_tensors_are_those_of_the_layout(code_format: CodeFormat) -> None:
     codes = np.ones((3, 2, 8), np.float32)
-    tensors = {**encode(codes, code_format), "keys": encode_keys(codes[:, 0])}
+    keys = encode_keys(codes[:, 0], code_format)
+    tensors = {**encode(codes, code_format, CODEBOOKS), "keys": keys}
     expected = layout(code_format, 3, 2, 8)
     assert {n: (HEADER_DTYPES[dtype], shape) for n, (dtype, shape) in expected.items()} == {
         name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()
@@ -61,10 +70,10 @@ def test_a_code_that_is_not_finite_is_refused(code_format: CodeFormat, bad: floa
     codes = np.ones((1, 2, 8), np.float32)
     codes[0, 1, 3] = bad
     with pytest.raises(InvalidMemoryError, match="NaN or infinity"):
-        encode(codes, code_format)
+        encode(codes, code_format, CODEBOOKS)
 
 
-@pytest.mark.parametrize("code_format", list(CodeFormat))
+@pytest.mark.parametrize("code_format", [CodeFormat.BF16, CodeFormat.INT8, CodeFormat.INT4])
 def test_a_number_too_large_for_the_format_is_refused(code_format: CodeFormat) -> None:
     codes = np.full((1, 1, 2), np.finfo(np.float32).max)
     with pytest.raises(InvalidMemoryError, match="too large"):
@@ -73,7 +82,7 @@ def test_a_number_too_large_for_the_format_is_refused(code_format: CodeFormat) -
 
 def test_a_key_that_is_not_finite_is_refused() -> None:
     with pytest.raises(InvalidMemoryError, match="key"):
-        encode_keys(np.array([[np.nan, 1.0]], np.float32))
+        encode_keys(np.array([[np.nan, 1.0]], np.float32), CodeFormat.INT8)
 
 
 def test_a_slot_of_zeros_decodes_to_zeros() -> None:
@@ -91,3 +100,31 @@ def test_int4_keeps_numbers_in_their_places() -> None:
 def test_an_odd_dimension_is_refused_for_int4() -> None:
     with pytest.raises(InvalidMemoryError, match="even z_dim"):
         encode(np.ones((1, 2, 7), np.float32), CodeFormat.INT4)
+
+
+def test_rq_finds_the_codewords_a_slot_is_the_sum_of() -> None:
+    names = np.random.default_rng(0).integers(0, 256, (3, 2, len(CODEBOOKS)), dtype=np.uint8)
+    codes = decode({"codes": names}, CODEBOOKS)  # (n, m, d)
+    expected = sum(book[names[..., stage]] for stage, book in enumerate(CODEBOOKS))
+    np.testing.assert_allclose(codes, expected, rtol=1e-5)
+    back = decode(encode(codes, CodeFormat.RQ, CODEBOOKS), CODEBOOKS)
+    np.testing.assert_allclose(back, codes, atol=0.02 * np.abs(codes).max())
+
+
+def test_rq_chooses_the_nearest_codeword_at_every_stage() -> None:
+    code = np.random.default_rng(1).standard_normal((1, 1, 8)).astype(np.float32)
+    residual = code[0, 0]
+    for stage, name in enumerate(encode(code, CodeFormat.RQ, CODEBOOKS)["codes"][0, 0]):
+        distances = np.linalg.norm(residual - CODEBOOKS[stage], axis=-1)
+        assert distances[name] == pytest.approx(distances.min(), abs=1e-5)
+        residual = residual - CODEBOOKS[stage][name]
+
+
+@pytest.mark.parametrize(
+    ("code_format", "error"), [("bf16", 2.0**-8), ("int8", 0.01), ("int4", 0.15), ("rq", 0.15)]
+)
+def test_a_key_comes_back_as_fine_as_its_format(code_format: str, error: float) -> None:
+    keys = np.random.default_rng(2).standard_normal((5, 64)).astype(np.float32)
+    encoded = encode_keys(keys, CodeFormat(code_format))
+    back = decode_keys(encoded, CodeFormat(code_format))
+    assert np.linalg.norm(back - keys) / np.linalg.norm(keys) < error

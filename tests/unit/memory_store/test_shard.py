@@ -11,6 +11,7 @@ import pytest
 from memory_store import CodeFormat, CorruptionError, IncompatibleFormatError, MemorySpec
 from memory_store.shards.codec import decode, encode, encode_keys
 from memory_store.shards.shard import SealedShard, ShardReader, key_matches, row_checksum, seal
+from tests.unit.memory_store.making import CODEBOOKS
 
 ROWS = 3
 
@@ -21,7 +22,13 @@ def make_shard(root: Path, code_format: CodeFormat = CodeFormat.BF16) -> SealedS
     codes = rng.standard_normal((ROWS, 2, 8)).astype(np.float32)
     keys = rng.standard_normal((ROWS, 8)).astype(np.float32)
     return seal(
-        root, "a.safetensors", spec, {**encode(codes, code_format), "keys": encode_keys(keys)}
+        root,
+        "a.safetensors",
+        spec,
+        {
+            **encode(codes, code_format, CODEBOOKS),
+            "keys": encode_keys(keys, code_format),
+        },
     )
 
 
@@ -39,9 +46,9 @@ def test_rows_and_keys_come_back_as_written(tmp_path: Path, code_format: CodeFor
     reader = ShardReader(path)
     rng = np.random.default_rng(0)
     codes = rng.standard_normal((ROWS, 2, 8)).astype(np.float32)
-    expected = decode(encode(codes, code_format))
+    expected = decode(encode(codes, code_format, CODEBOOKS), CODEBOOKS)
     for row, checksum in enumerate(sealed.checksums):
-        np.testing.assert_array_equal(decode(reader.code(row, checksum)), expected[row])
+        np.testing.assert_array_equal(decode(reader.code(row, checksum), CODEBOOKS), expected[row])
         assert key_matches(reader.keys()[row], checksum)
     assert (reader.num_rows, reader.num_bytes) == (ROWS, path.stat().st_size)
     assert (sealed.num_rows, sealed.num_bytes) == (ROWS, path.stat().st_size)
@@ -55,7 +62,8 @@ def test_the_file_is_plain_safetensors(tmp_path: Path, code_format: CodeFormat) 
     sealed = make_shard(tmp_path, code_format)
     with safe_open(tmp_path / sealed.name, framework="numpy") as file:
         assert file.metadata()["format"] == "paramem-shard"
-        width = 4 if code_format is CodeFormat.INT4 else 8  # two numbers a byte
+        # int4: two numbers a byte; rq: a byte for each stage
+        width = {CodeFormat.INT4: 4, CodeFormat.RQ: 22}.get(code_format, 8)
         assert file.get_slice("codes").get_shape() == [ROWS, 2, width]
 
 

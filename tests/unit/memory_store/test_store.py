@@ -60,7 +60,7 @@ def test_int8_collections_hold_the_same_memories(tmp_path: Path) -> None:
         (hit,) = store.select("default", key_of("some text."), 3)
         (codes,) = store.load_codes([hit.memory])
     np.testing.assert_allclose(codes, passage("some text.", salt=Tier.FAST).codes, atol=0.02)
-    assert hit.memory.num_bytes == 2 * 8 + 2 * 2 + 8 * 2
+    assert hit.memory.num_bytes == 2 * 8 + 2 * 2 + 8 + 2
 
 
 def test_a_document_without_an_id_gets_one(store: MemoryStore) -> None:

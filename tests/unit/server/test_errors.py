@@ -15,6 +15,7 @@ EXPECTED = {
     "NotFoundError": 404,
     "ConflictError": 409,
     "FingerprintMismatchError": 409,
+    "QuantiserMissingError": 409,
     "IdempotencyConflictError": 409,
     "LeaseLostError": 409,
     "QueueFullError": 429,

@@ -29,19 +29,20 @@ class Saboteur:
         trigger: Callable[[list[str]], bool] = lambda _texts: True,
     ) -> None:
         self.spec: MemorySpec = dummy.spec
+        self.codebooks = dummy.codebooks
         self.batches: list[list[str]] = []
         self._dummy = dummy
         self._act = act
         self._trigger = trigger
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         texts = [document.text for document in documents]
         self.batches.append(texts)
         if self._trigger(texts):
             self._act()
-        return self._dummy.write(documents, tier, progress)
+        return self._dummy.write(documents, tier, slots, progress)
 
 
 def fail_with(error: BaseException) -> Callable[[], None]:

@@ -235,10 +235,10 @@ def test_another_bundles_collection_is_refused_with_both_values(
     assert SPEC.fingerprint in failed.error_message
 
 
-def test_a_collections_code_format_may_differ_from_the_workers(
+def test_a_collections_slots_and_code_format_may_differ_from_the_workers(
     store: MemoryStore, dummy: DummyWriter, make_worker: MakeWorker
 ) -> None:
-    store.put_collection("small", replace(SPEC, code_format=CodeFormat.INT8))
+    store.put_collection("small", replace(SPEC, slots=2, code_format=CodeFormat.INT8))
     job = store.submit(WriteRequest(text="text", collection="small", mode=WriteMode.FAST)).job
     assert make_worker(dummy).run_once()
     assert status(store, job) is JobStatus.SUCCEEDED
@@ -255,14 +255,14 @@ def test_a_new_document_is_readable_before_the_running_fit_ends(
         """Halfway through a fit a document arrives; then the fit goes on."""
 
         def write(
-            self, documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+            self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
         ) -> list[Written | WriteError]:
             if tier is Tier.FIT:
                 arrived.append(write("in a hurry"))
                 progress([0.5], "fit")
                 seen.append(status(store, arrived[0]))
                 seen.append(status(store, slow))
-            return super().write(documents, tier, progress)
+            return super().write(documents, tier, slots, progress)
 
     assert make_worker(Fitting(dummy, lambda: None)).run_once()
     assert seen == [JobStatus.SUCCEEDED, JobStatus.RUNNING]

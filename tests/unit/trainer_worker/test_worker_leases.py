@@ -128,9 +128,9 @@ def test_a_batch_that_nobody_wants_any_more_is_abandoned_and_the_worker_goes_on(
     write_batch = dummy.write
 
     def watched(
-        documents: Sequence[SourceDocument], tier: Tier, progress: Progress
+        documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
-        outcomes = write_batch(documents, tier, progress)
+        outcomes = write_batch(documents, tier, slots, progress)
         finished.extend(document.text for document in documents)
         return outcomes
 
