@@ -1,4 +1,4 @@
-"""``benchmarks.quality`` and ``benchmarks.selection`` on a tiny random bundle.
+"""``benchmarks.quality``, ``answers`` and ``selection`` on a tiny random bundle.
 
 Every report, from data files to tables.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import quality, selection
+from benchmarks import answers, quality, selection
 from benchmarks.offline import OfflineModel
 from memory_model.base import load_base
 from memory_store.records import CodeFormat
@@ -69,6 +69,29 @@ def test_every_report_is_printed(
         assert f"{row} |" in printed
     for row in ("| number | ", "| name | ", "| other | ", "the right memory", "Confusion, 4"):
         assert row in printed
+
+
+def test_answers_are_measured_beside_text_and_nothing(
+    bundle: Path,
+    tiny_model: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--sets", "toy-dev"]
+    options += ["--top-k", "2", "--slots", "3", "--formats", "bf16", "int4"]
+    monkeypatch.setattr("sys.argv", ["answers", *map(str, options)])
+    answers.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if "| toy-dev | 4 | 4 |" in line]
+    reads = [row.split(" | ")[3] for row in rows]
+    assert reads == [
+        "the same passages as text",
+        "BM25's",
+        "nothing",
+        "memory, bf16",
+        "memory, int4",
+    ]
+    assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
 
 
 def test_selection_is_measured_beside_bm25(

@@ -1,0 +1,179 @@
+"""Answers from a full corpus: from memories, from the same passages as text, from nothing.
+
+    python -m benchmarks.answers --data DIR --sets squad-dev nq-dev --limit 200
+
+The text rows are read by the rival: the same LLM, tuned on the same questions to read passages.
+The service answers the same questions over HTTP with ``paramem eval``; this asks many at once.
+
+Symbols: K = passages given, m = slots, d = code dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.offline import OfflineModel
+from benchmarks.quality import as_stored, bytes_stored, mean
+from benchmarks.ranking import Ranking, rank_bm25, rank_by_keys
+from clients.evaluation.answers import AnswerScore, score_answer
+from clients.evaluation.bootstrap import estimate
+from clients.evaluation.data import EvalDocument, Question, load_set
+from clients.evaluation.retrieval import recall_at
+from memory_model.bundle import TEXT_ADAPTER
+from memory_model.passages import Passage
+from memory_model.runtime import SHIPPED
+from memory_store.records import CodeFormat
+from paramem.settings import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A question set, its documents split into passages."""
+
+    passages: Sequence[Passage]
+    owners: Sequence[str]  # document of each passage
+    questions: Sequence[Question]
+
+    def recall(self, ranking: Ranking) -> float:
+        k = ranking.shape[1]
+        recalls = [
+            recall_at(k, [self.owners[row] for row in rows], question.doc_ids)
+            for rows, question in zip(ranking, self.questions, strict=True)
+        ]
+        return mean([recall for recall in recalls if recall is not None])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one way of reading came to."""
+
+    reads: str
+    num_bytes: float  # a passage
+    recall: float | None  # at K
+    answers: Sequence[str]
+
+    def scores(self, corpus: Corpus) -> list[AnswerScore]:
+        return [
+            score_answer(given, question.answers)
+            for given, question in zip(self.answers, corpus.questions, strict=True)
+        ]
+
+    def cells(self, corpus: Corpus, against: float) -> str:
+        """Of the table; ``against``: exact match that the ratio is to."""
+        scores = self.scores(corpus)
+        exact = estimate([score.exact for score in scores])
+        assert exact is not None
+        recall = "–" if self.recall is None else f"{self.recall:.3f}"
+        ratio = f"{exact.value / against:.2f}" if against else "–"
+        return (
+            f"{self.reads} | {self.num_bytes:,.0f} | {recall} "
+            f"| {exact.value:.3f} [{exact.low:.3f}, {exact.high:.3f}] "
+            f"| {mean([score.f1 for score in scores]):.3f} | {ratio}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=["squad-dev"])
+    parser.add_argument("--limit", type=int, help="questions of each set; default all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--slots", type=int, help="m; default the bundle's")
+    parser.add_argument(
+        "--formats", nargs="+", type=CodeFormat, default=[CodeFormat.BF16], choices=list(CodeFormat)
+    )
+    arguments = parser.parse_args()
+    memory = OfflineModel(arguments.bundle, arguments.model)
+    text = OfflineModel(arguments.bundle, arguments.model, TEXT_ADAPTER)
+    slots = arguments.slots or memory.bundle.config.slots
+    base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
+    say(f"K = {arguments.top_k}, m = {slots}, d = {z_dim}, {base.dtype} on {base.device}, greedy\n")
+    say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
+    say("|---|--:|--:|---|--:|--:|--:|--:|--:|")
+    for name in arguments.sets:
+        found = load_set(arguments.data, name)
+        questions = found.sample(arguments.limit, arguments.seed)
+        corpus = split_corpus(memory, found.documents, questions)
+        report(memory, text, name, corpus, arguments.top_k, slots, arguments.formats)
+
+
+def split_corpus(
+    model: OfflineModel, documents: Sequence[EvalDocument], questions: Sequence[Question]
+) -> Corpus:
+    split = [
+        (document.id, p) for document in documents for p in model.splitter.split(document.text)
+    ]
+    return Corpus([passage for _, passage in split], [owner for owner, _ in split], questions)
+
+
+def report(
+    memory: OfflineModel,
+    text: OfflineModel,
+    name: str,
+    corpus: Corpus,
+    top_k: int,
+    slots: int,
+    formats: Sequence[CodeFormat],
+) -> None:
+    """Print the rows of one set; ratios are to its first."""
+    asked = [question.question for question in corpus.questions]
+    texts = [passage.text for passage in corpus.passages]
+    routed = rank_by_keys(memory, texts, asked, top_k)["router"]
+    rankings = {"the same passages as text": routed, "BM25's": rank_bm25(texts, asked, top_k)}
+    text_bytes = sum(len(passage.encode()) for passage in texts) / len(texts)
+    rows = [
+        Row(reads, text_bytes, corpus.recall(ranking), read_texts(text, corpus, ranking))
+        for reads, ranking in rankings.items()
+    ]
+    rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
+    codes = compress_ranked(memory, corpus, routed, slots)
+    for code_format in formats:
+        rounding = as_stored(code_format, memory.bundle.codebooks)
+        stored = {number: rounding(code) for number, code in codes.items()}
+        prompts = [
+            memory.memory_prompt(question, *(stored[int(number)] for number in numbers))
+            for question, numbers in zip(asked, routed, strict=True)
+        ]
+        size = bytes_stored(code_format, slots, memory.bundle.config.z_dim)
+        answers = memory.answer(prompts)
+        rows.append(Row(f"memory, {code_format}", size, corpus.recall(routed), answers))
+    documents = len(set(corpus.owners))
+    against = mean([score.exact for score in rows[0].scores(corpus)])
+    for row in rows:
+        say(f"| {name} | {documents} | {len(asked)} | {row.cells(corpus, against)} |")
+
+
+def compress_ranked(
+    model: OfflineModel, corpus: Corpus, ranking: Ranking, slots: int
+) -> dict[int, torch.Tensor]:
+    """Codes (m, d) of every passage that some question gets."""
+    numbers = sorted({int(number) for number in ranking.flat})
+    codes = model.compress([corpus.passages[number].token_ids for number in numbers], slots)
+    return dict(zip(numbers, codes, strict=True))
+
+
+def read_texts(model: OfflineModel, corpus: Corpus, ranking: Ranking) -> list[str]:
+    """Answers from the ranked passages as text."""
+    prompts = [
+        model.reader.text_prompt(question.question, [corpus.passages[row].text for row in rows])
+        for question, rows in zip(corpus.questions, ranking, strict=True)
+    ]
+    return model.answer(prompts)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
