@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def gold_passages(
-    model: OfflineModel, data: Path, set_name: str, limit: int, seed: int
+    model: OfflineModel, data: Path, set_name: str, limit: int | None, seed: int
 ) -> list[Asked]:
     """Sampled questions of one document, each with the passage that holds an answer."""
     questions = load_set(data, set_name)

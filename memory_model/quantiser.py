@@ -18,6 +18,8 @@ STAGES = 22
 """Bytes a slot: 32 slots and an int4 key of 576 numbers are 994 bytes."""
 CODEWORDS = 256
 KMEANS_ITERATIONS = 8
+INERTIA = 100
+"""A codeword weighs as much as so many new codes when it follows them."""
 
 
 class Quantiser(nn.Module):
@@ -25,7 +27,8 @@ class Quantiser(nn.Module):
 
     def __init__(self, *, z_dim: int, stages: int = STAGES) -> None:
         super().__init__()
-        self.codebooks = nn.Parameter(torch.zeros(stages, CODEWORDS, z_dim))  # (S, 256, d) float32
+        self.codebooks: torch.Tensor  # (S, 256, d) float32
+        self.register_buffer("codebooks", torch.zeros(stages, CODEWORDS, z_dim))
 
     @property
     def is_fitted(self) -> bool:
@@ -44,7 +47,7 @@ class Quantiser(nn.Module):
         return torch.stack(chosen, dim=-1).to(torch.uint8).reshape(*codes.shape[:-1], -1)
 
     def decode(self, names: torch.Tensor) -> torch.Tensor:
-        """Sums of codewords; gradients flow to the codebooks. (…, S) uint8 -> (…, d) float32"""
+        """Sums of codewords. (…, S) uint8 -> (…, d) float32"""
         stages, codewords, d = self.codebooks.shape
         offsets = torch.arange(stages, device=names.device) * codewords
         rows = names.reshape(-1, stages).long() + offsets  # (N, S) rows of the joined codebooks
@@ -61,11 +64,31 @@ class Quantiser(nn.Module):
             drawn = torch.randint(len(residual), (CODEWORDS,), generator=generator)
             codebook.copy_(residual[drawn.to(residual.device)])
             for _ in range(KMEANS_ITERATIONS):
-                index = _nearest(residual, codebook)
-                count = torch.bincount(index, minlength=CODEWORDS)[:, None]  # (256, 1)
-                sums = torch.zeros_like(codebook).index_add_(0, index, residual)
-                codebook.copy_(torch.where(count > 0, sums / count.clamp(min=1), codebook))
+                _move_to_means(codebook, residual, inertia=0)
             residual = residual - codebook[_nearest(residual, codebook)]
+
+    @torch.no_grad()
+    def follow(self, codes: torch.Tensor) -> None:
+        """Move the codebooks a little towards N codes (N, d) of a training step.
+
+        A running mean of what each codeword stands for, as usual for vector quantisers under
+        training (van den Oord et al. 2017, arXiv 1711.00937, appendix A).
+        """
+        residual = codes.float()
+        for codebook in self.codebooks:
+            _move_to_means(codebook, residual, inertia=INERTIA)
+            residual = residual - codebook[_nearest(residual, codebook)]
+
+
+def _move_to_means(codebook: torch.Tensor, vectors: torch.Tensor, *, inertia: int) -> None:
+    """Codewords (256, d) become means of themselves, ``inertia`` times, and their vectors (N, d).
+
+    One that no vector is nearest to stays.
+    """
+    index = _nearest(vectors, codebook)
+    count = torch.bincount(index, minlength=CODEWORDS)[:, None]  # (256, 1)
+    sums = torch.zeros_like(codebook).index_add_(0, index, vectors) + inertia * codebook
+    codebook.copy_(torch.where(count > 0, sums / (count + inertia).clamp(min=1), codebook))
 
 
 def _nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

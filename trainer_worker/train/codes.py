@@ -38,7 +38,7 @@ def quantised(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Codes as they come back from the quantiser.
 
-    Their gradients go to the codebooks, and straight through to the codes.
+    The codebooks follow the codes; gradients go straight through to them.
 
     Args:
         codes: P of (m_i, d).
@@ -46,6 +46,7 @@ def quantised(
     Returns: P of (m_i, d); and what was lost of them, relative to their variance ().
     """
     slots = torch.cat(list(codes))  # (N, d)
+    quantiser.follow(slots.detach())
     decoded = quantiser.decode(quantiser.encode(slots))
     lost = (slots - decoded).square().sum(dim=-1).mean() / slots.detach().var(dim=0).sum()
     coarse = decoded + slots - slots.detach()

@@ -38,7 +38,7 @@ class Stage(_Strict):
     """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
     quantised_share: float = 0.0
     """Of the steps of a memory stage that read quantised codes."""
-    quantisation_weight: float = 0.5
+    quantisation_weight: float = 1.0
     """Of what quantising loses of the codes, relative to their variance, in those steps."""
     text_share: float = 0.0
     """Of the steps of a memory stage that read text, so that the reader keeps both."""

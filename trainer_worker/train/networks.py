@@ -76,8 +76,7 @@ class Networks:
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Of the heads that the reader's loss trains; the selector has a training of its own."""
-        modules = (self.compressor, self.expander, self.quantiser)
-        return [parameter for module in modules for parameter in module.parameters()]
+        return [*self.compressor.parameters(), *self.expander.parameters()]
 
     def state(self) -> dict[str, torch.Tensor]:
         """All trained tensors by name."""
