@@ -22,6 +22,7 @@ from clients.responses import raise_for_error
 from clients.results import (
     Answer,
     BatchLine,
+    CodeFormat,
     Collection,
     Job,
     Memory,
@@ -193,8 +194,10 @@ class AsyncClient:
     ) -> Page[Collection]:
         return await self._run(calls.collections(cursor, limit))
 
-    async def put_collection(self, name: str) -> Collection:
-        return await self._run(calls.put_collection(name))
+    async def put_collection(
+        self, name: str, *, slots: int | None = None, code_format: CodeFormat | None = None
+    ) -> Collection:
+        return await self._run(calls.put_collection(name, slots, code_format))
 
     async def delete_collection(self, name: str) -> None:
         await self._run(calls.delete_collection(name))

@@ -20,6 +20,7 @@ from clients.responses import parse_as, parse_json, validate
 from clients.results import (
     Answer,
     BatchLine,
+    CodeFormat,
     Collection,
     Context,
     ErrorBody,
@@ -229,10 +230,17 @@ def collections(cursor: str | None, limit: int | None) -> Call[Page[Collection]]
     return Call("GET", "/collections", parse_as(Page[Collection]), params=params)
 
 
-def put_collection(name: str) -> Call[Collection]:
-    """With the loaded engine's fingerprint and shape; the same again changes nothing."""
+def put_collection(
+    name: str, slots: int | None, code_format: CodeFormat | None
+) -> Call[Collection]:
+    """With the loaded engine's fingerprint; the same again changes nothing.
+
+    ``slots`` and ``code_format``: None = the server's defaults.
+    """
     path = f"/collections/{_quoted(name)}"
-    return Call("PUT", path, parse_as(Collection), content=b"{}", headers=JSON)
+    wanted = {"slots": slots, "code_format": code_format}
+    content = _encode({key: value for key, value in wanted.items() if value is not None})
+    return Call("PUT", path, parse_as(Collection), content=content, headers=JSON)
 
 
 def delete_collection(name: str) -> Call[None]:

@@ -21,6 +21,7 @@ from clients.responses import raise_for_error
 from clients.results import (
     Answer,
     BatchLine,
+    CodeFormat,
     Collection,
     Job,
     Memory,
@@ -189,8 +190,10 @@ class Client:
     ) -> Page[Collection]:
         return self._run(calls.collections(cursor, limit))
 
-    def put_collection(self, name: str) -> Collection:
-        return self._run(calls.put_collection(name))
+    def put_collection(
+        self, name: str, *, slots: int | None = None, code_format: CodeFormat | None = None
+    ) -> Collection:
+        return self._run(calls.put_collection(name, slots, code_format))
 
     def delete_collection(self, name: str) -> None:
         self._run(calls.delete_collection(name))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 Item = TypeVar("Item")
 WriteMode = Literal["fast", "fit", "auto"]
+CodeFormat = Literal["bf16", "int8", "int4", "rq"]
 Context = Literal["memory", "text", "none"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "dead"})
 

@@ -34,6 +34,10 @@ def evaluate(
         str | None,
         typer.Option("--collection", show_default="one of its own, reused by later runs"),
     ] = None,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, help="m of its memories.")] = None,
+    code_format: Annotated[
+        Literal["bf16", "int8", "int4", "rq"] | None, typer.Option("--code-format")
+    ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 24,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,
@@ -59,6 +63,8 @@ def evaluate(
         settings=parse_settings(settings),
         mode=mode,
         collection=collection,
+        slots=slots,
+        code_format=code_format,
         limit=limit,
         seed=seed,
         concurrency=concurrency,

@@ -39,11 +39,10 @@ def prepare_corpus(
     mode: WriteMode,
     report: Report,
 ) -> Corpus:
-    """Write what is not yet remembered in the wanted tier, and wait for it.
+    """Write what the collection does not yet remember in the wanted tier, and wait for it.
 
     A document that cannot be written is a failure to be shown, not the end of the evaluation.
     """
-    client.put_collection(collection)
     missing = []
     for number, document in enumerate(documents, 1):
         if not _is_remembered(client, document, collection, mode):

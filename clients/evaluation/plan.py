@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from clients.calls import QueryOptions
 from clients.evaluation.data import Question
-from clients.results import Context, WriteMode
+from clients.results import CodeFormat, Context, WriteMode
 
 
 class Setting(StrEnum):
@@ -41,7 +41,9 @@ class Plan:
     set_name: str
     settings: tuple[Setting, ...]
     mode: WriteMode = "auto"
-    collection: str | None = None  # None: one of its own, named after set and mode
+    collection: str | None = None  # None: one of its own, named after set, mode, m and format
+    slots: int | None = None  # m; None = the server's
+    code_format: CodeFormat | None = None  # None = the server's
     limit: int | None = None  # questions; None = all
     seed: int = 0
     concurrency: int = 1
@@ -55,7 +57,10 @@ class Plan:
     def collection_name(self) -> str:
         if self.collection is not None:
             return self.collection
-        return re.sub(r"[^a-z0-9-]+", "-", f"eval-{self.set_name}-{self.mode}".lower())
+        parts = ["eval", self.set_name, self.mode]
+        parts += [f"m{self.slots}"] if self.slots else []
+        parts += [self.code_format] if self.code_format else []
+        return re.sub(r"[^a-z0-9-]+", "-", "-".join(parts).lower())
 
     def query_options(self, setting: Setting, question: Question) -> QueryOptions:
         options: QueryOptions = {

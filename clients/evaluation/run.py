@@ -25,7 +25,7 @@ from clients.evaluation.measure import (
 )
 from clients.evaluation.plan import Plan, Setting
 from clients.evaluation.reconstruction import likelihood, rouge_l
-from clients.results import Version
+from clients.results import Collection, Version
 
 
 def run_evaluation(
@@ -39,6 +39,9 @@ def run_evaluation(
     version = client.version()
     if version.engine is None:
         raise ParamemError(f"the engine of {client.url} is still loading; try again when ready")
+    collection = client.put_collection(
+        plan.collection_name, slots=plan.slots, code_format=plan.code_format
+    )
     corpus = prepare_corpus(
         client,
         questions.documents,
@@ -50,7 +53,7 @@ def run_evaluation(
     asked = {setting: _ask(client.url, sample, setting, plan, report) for setting in plan.settings}
     recited = _recite(client, questions, corpus, plan, report)
     return EvaluationResult(
-        facts=_facts(version, questions, sample, plan),
+        facts=_facts(version, collection, questions, sample, plan),
         settings={
             setting: SettingResult.of(answers, selects=setting.selects, top_k=plan.top_k)
             for setting, answers in asked.items()
@@ -105,7 +108,11 @@ def _recite(
 
 
 def _facts(
-    version: Version, questions: QuestionSet, sample: Sequence[Question], plan: Plan
+    version: Version,
+    collection: Collection,
+    questions: QuestionSet,
+    sample: Sequence[Question],
+    plan: Plan,
 ) -> dict[str, Any]:
     """Everything a published number must carry."""
     engine = version.engine
@@ -120,7 +127,8 @@ def _facts(
         "seed": plan.seed,
         "model": engine.model,
         "fingerprint": engine.fingerprint,
-        "m": engine.slots,
+        "m": collection.slots,
+        "code_format": collection.code_format,
         "d": engine.z_dim,
         "K": plan.top_k,
         "dtype": engine.dtype,

@@ -89,7 +89,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         path, _ = self.opened()
-        self.answer(200, {"name": path.removeprefix("/collections/"), "fingerprint": FINGERPRINT})
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        name = path.removeprefix("/collections/")
+        made = {"slots": 4, "code_format": "bf16"} | json.loads(body)
+        self.answer(200, {"name": name, "fingerprint": FINGERPRINT, **made})
 
     def do_DELETE(self) -> None:
         path, _ = self.opened()

@@ -56,6 +56,14 @@ def test_what_was_measured_is_stated_with_the_numbers(
     assert "cores" in facts["client_host"]
 
 
+def test_the_memories_may_have_another_shape_than_the_servers(
+    fake_server: FakeServer, tmp_path: Path
+) -> None:
+    facts = evaluate(write_tiny_set(tmp_path), slots=2, code_format="int4").facts
+    assert (facts["m"], facts["code_format"]) == (2, "int4")
+    assert facts["collection"] == "eval-tiny-fast-m2-int4"
+
+
 def test_documents_that_are_there_already_are_not_written_again(
     fake_server: FakeServer, tmp_path: Path
 ) -> None:
