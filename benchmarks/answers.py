@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import as_stored, bytes_stored, mean
-from benchmarks.ranking import Ranking, rank_bm25, rank_by_keys
+from benchmarks.ranking import Ranking, embed_keys, rank_bm25, rank_by_keys
 from clients.evaluation.answers import AnswerScore, score_answer
 from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import EvalDocument, Question, load_set
@@ -127,7 +127,7 @@ def report(
     """Print the rows of one set; ratios are to its first."""
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
-    routed = rank_by_keys(memory, texts, asked, top_k)["router"]
+    routed = rank_by_keys(memory, embed_keys(memory, texts), asked, top_k)
     rankings = {"the same passages as text": routed, "BM25's": rank_bm25(texts, asked, top_k)}
     text_bytes = sum(len(passage.encode()) for passage in texts) / len(texts)
     rows = [

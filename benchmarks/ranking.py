@@ -13,9 +13,12 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.offline import OfflineModel, batches
+from memory_store.records import CodeFormat
+from memory_store.shards.codec import decode_keys, encode_keys
 
 Ranking = npt.NDArray[np.int64]
 """(Q, k) rows of passages, best first."""
+CANDIDATES = 50
 
 
 def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
@@ -29,17 +32,53 @@ def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
 
 @torch.inference_mode()
 def rank_by_keys(
-    model: OfflineModel, passages: Sequence[str], asked: Sequence[str], k: int
-) -> dict[str, Ranking]:
-    """Exact search of the selector's keys, by its query head and without one."""
+    model: OfflineModel,
+    keys: torch.Tensor,
+    asked: Sequence[str],
+    k: int,
+    *,
+    query_head: bool = True,
+) -> Ranking:
+    """Exact search of keys (P, d): the ``router``; without the query head ``cosine``."""
+    selector = model.bundle.selector
+    embed = selector.queries if query_head else selector.keys
+    return np.concatenate(
+        [(embed([query]).cpu() @ keys.T).topk(k).indices.numpy() for query in asked]
+    )
+
+
+@torch.inference_mode()
+def rank_by_attention(
+    model: OfflineModel,
+    keys: torch.Tensor,
+    codes: Sequence[torch.Tensor],
+    asked: Sequence[str],
+    k: int,
+) -> Ranking:
+    """The router's best ``CANDIDATES``, ranked by the re-ranker from their codes (m, d)."""
+    compressor, selector = model.bundle.compressor, model.bundle.selector
+    rows = []
+    for query in asked:
+        scores = selector.queries([query])[0].cpu() @ keys.T  # (P,)
+        router, best = scores.topk(min(CANDIDATES, len(keys)))
+        token_ids = model.bundle.base.tokenize(query)
+        tokens = compressor.compress([token_ids], slots=len(token_ids))[0]  # (T, d)
+        candidates = torch.stack([codes[int(row)] for row in best])  # (C, m, d)
+        reranked = selector.reranker(tokens, candidates, router.to(tokens.device)).cpu()
+        rows.append(best[reranked.argsort(descending=True)[:k]].numpy())
+    return np.stack(rows)
+
+
+@torch.inference_mode()
+def embed_keys(model: OfflineModel, passages: Sequence[str]) -> torch.Tensor:
+    """Keys of P passages. Returns: (P, d)"""
     selector = model.bundle.selector
     keys = torch.empty(len(passages), selector.key_head.out_features)  # (P, d)
     for rows in batches([len(passage) for passage in passages]):
         keys[rows] = selector.keys([passages[row] for row in rows]).cpu()
-    ways = {"router": selector.queries, "cosine": selector.keys}
-    return {
-        name: np.concatenate(
-            [(embed([query]).cpu() @ keys.T).topk(k).indices.numpy() for query in asked]
-        )
-        for name, embed in ways.items()
-    }
+    return keys
+
+
+def stored_keys(keys: torch.Tensor, code_format: CodeFormat) -> torch.Tensor:
+    """Keys (P, d) as they come back from a shard of this format."""
+    return torch.from_numpy(decode_keys(encode_keys(keys.numpy(), code_format), code_format))

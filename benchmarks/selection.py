@@ -14,11 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.offline import OfflineModel
-from benchmarks.ranking import Ranking, rank_bm25, rank_by_keys
+from benchmarks.ranking import (
+    Ranking,
+    embed_keys,
+    rank_bm25,
+    rank_by_attention,
+    rank_by_keys,
+    stored_keys,
+)
 from clients.evaluation.bootstrap import estimate
-from clients.evaluation.data import Question, load_set
+from clients.evaluation.data import Question, QuestionSet, load_set
 from clients.evaluation.retrieval import recall_at
 from memory_model.runtime import SHIPPED
+from memory_store.records import CodeFormat
 from paramem.settings import DEFAULT_MODEL
 
 CUTS = (1, 5, 20)
@@ -32,18 +40,23 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["squad-dev", "nq-dev"])
     parser.add_argument("--limit", type=int, help="questions of each set; default all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--attention", action="store_true", help="re-rank too; compresses every passage"
+    )
     arguments = parser.parse_args()
     model = OfflineModel(arguments.bundle, arguments.model)
     heads = " | ".join(f"R@{cut}" for cut in CUTS)
     say(f"| set | documents | passages | questions | selection | {heads} |\n" + "|---" * 8 + "|")
     for name in arguments.sets:
-        measure(model, arguments.data, name, arguments.limit, arguments.seed)
+        found = load_set(arguments.data, name)
+        questions = [q for q in found.sample(arguments.limit, arguments.seed) if q.doc_ids]
+        measure(model, found, questions, with_attention=arguments.attention)
 
 
-def measure(model: OfflineModel, data: Path, name: str, limit: int | None, seed: int) -> None:
+def measure(
+    model: OfflineModel, found: QuestionSet, questions: Sequence[Question], *, with_attention: bool
+) -> None:
     """Print the rows of one set."""
-    found = load_set(data, name)
-    questions = [question for question in found.sample(limit, seed) if question.doc_ids]
     passages = [
         (document.id, passage)
         for document in found.documents
@@ -52,14 +65,22 @@ def measure(model: OfflineModel, data: Path, name: str, limit: int | None, seed:
     owners = [document_id for document_id, _ in passages]
     asked = [question.question for question in questions]
     deepest = min(max(CUTS), len(passages))
+    texts = [passage.text for _, passage in passages]
+    keys = embed_keys(model, texts)
+    coarse = stored_keys(keys, CodeFormat.INT4)
     rankings = {
-        "BM25": rank_bm25([passage.text for _, passage in passages], asked, deepest),
-        **rank_by_keys(model, [passage.text for _, passage in passages], asked, deepest),
+        "BM25": rank_bm25(texts, asked, deepest),
+        "router": rank_by_keys(model, keys, asked, deepest),
+        "router, int4 keys": rank_by_keys(model, coarse, asked, deepest),
+        "cosine": rank_by_keys(model, keys, asked, deepest, query_head=False),
     }
+    if with_attention:
+        codes = model.compress([passage.token_ids for _, passage in passages])
+        rankings["attention"] = rank_by_attention(model, keys, codes, asked, deepest)
     for selection, ranking in rankings.items():
         cells = " | ".join(recall_cell(cut, ranking, owners, questions) for cut in CUTS)
         say(
-            f"| {name} | {len(found.documents)} | {len(passages)} | {len(questions)} "
+            f"| {found.name} | {len(found.documents)} | {len(passages)} | {len(questions)} "
             f"| {selection} | {cells} |"
         )
 
