@@ -1,4 +1,4 @@
-"""``benchmarks.quality``, ``answers`` and ``selection`` on a tiny random bundle.
+"""The benchmarks that need no server, on a tiny random bundle.
 
 Every report, from data files to tables.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import answers, quality, selection
+from benchmarks import answers, quality, refinement, selection
 from benchmarks.offline import OfflineModel
 from memory_model.base import load_base
 from memory_store.records import CodeFormat
@@ -102,11 +102,28 @@ def test_selection_is_measured_beside_bm25(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--sets", "toy-dev"]
-    monkeypatch.setattr("sys.argv", ["selection", *map(str, options)])
+    monkeypatch.setattr("sys.argv", ["selection", *map(str, options), "--attention"])
     selection.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if "toy-dev" in line]
-    assert [row.split("|")[5].strip() for row in rows] == ["BM25", "router", "cosine"]
+    ways = ["BM25", "router", "router, int4 keys", "cosine", "attention"]
+    assert [row.split("|")[5].strip() for row in rows] == ways
     assert all("| 4 | 4 | 4 |" in row and row.rstrip(" |").endswith("1.000]") for row in rows)
+
+
+def test_what_refinement_adds_is_printed(
+    bundle: Path,
+    tiny_model: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--set", "toy-dev"]
+    options += ["--passages", "2", "--steps", "2"]
+    monkeypatch.setattr("sys.argv", ["refinement", *map(str, options)])
+    refinement.main()
+    printed = capsys.readouterr().out
+    assert "2 passages, 2 questions" in printed
+    assert printed.count("| the first guess |") == printed.count("| the refined memory |") == 2
 
 
 def test_offline_answers_equal_the_models_own_one_by_one(bundle: Path, tiny_model: Path) -> None:
