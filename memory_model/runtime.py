@@ -63,6 +63,18 @@ def open_bundle(settings: Settings) -> Bundle:
     return load_bundle(bundles / name, base)
 
 
+def has_trained_bundle(settings: Settings) -> bool:
+    """Whether these settings get a bundle with two trained readers."""
+    return _bundle_directory(settings) is not None
+
+
+def _bundle_directory(settings: Settings) -> Path | None:
+    directory = settings.bundle
+    if directory is None and settings.model == DEFAULT_MODEL:
+        directory = SHIPPED / DEFAULT_MODEL
+    return None if directory == Path(UNTRAINED) else directory
+
+
 def _trained_bundle(settings: Settings) -> Path | None:
     """Where the trained bundle of these settings is; None if they get an untrained one.
 
@@ -70,10 +82,8 @@ def _trained_bundle(settings: Settings) -> Path | None:
         BundleError: a shape is asked for that the trained bundle does not have, or a reader that
             an untrained one does not have.
     """
-    directory = settings.bundle
-    if directory is None and settings.model == DEFAULT_MODEL:
-        directory = SHIPPED / DEFAULT_MODEL
-    if directory is None or directory == Path(UNTRAINED):
+    directory = _bundle_directory(settings)
+    if directory is None:
         if settings.reader is ReaderKind.TEXT:
             raise BundleError("PARAMEM_READER=text needs a trained bundle; set PARAMEM_BUNDLE")
         return None

@@ -173,7 +173,8 @@ def _record(
                 seq=seq,
                 now=now,
             )
-        _finish_job(storage, connection, collection_id, document, now)
+        refines = bool(document.passages) and document.passages[0].codes.size > 0
+        _finish_job(storage, connection, collection_id, document, now, refines=refines)
     sqlite_jobs.measure(connection, _elapsed_s(held[0][0], now) / len(held))
     return in_use
 
@@ -184,10 +185,12 @@ def _finish_job(
     collection_id: int,
     document: WrittenDocument,
     now: float,
+    *,
+    refines: bool,
 ) -> None:
     job = document.job
     refine_job_id = None
-    if job.mode is WriteMode.AUTO and job.tier is Tier.FAST and document.passages:
+    if job.mode is WriteMode.AUTO and job.tier is Tier.FAST and refines:
         refine_job_id = storage.jobs.insert(
             connection, collection_id, job.document_id, job.version, Tier.FIT, job.mode
         )

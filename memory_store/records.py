@@ -63,7 +63,7 @@ class MemorySpec:
     """What a collection pins: only memories of this bundle and shape may enter it."""
 
     fingerprint: str
-    slots: int  # m
+    slots: int  # m; 0 = chunks of text that have a key and no memory
     z_dim: int  # d
     code_format: CodeFormat = CodeFormat.BF16
 

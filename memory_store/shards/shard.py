@@ -203,7 +203,7 @@ class ShardReader:
             rows = int(metadata["rows"])
         except (KeyError, TypeError, ValueError):
             raise self._corrupt("has an incomplete header") from None
-        if min(spec.slots, spec.z_dim, rows) < 1:
+        if spec.slots < 0 or min(spec.z_dim, rows) < 1:
             raise self._corrupt("has an impossible shape")
         return spec, rows
 

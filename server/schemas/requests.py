@@ -65,10 +65,10 @@ class QueryBody(Body):
     top_k: int = Field(5, ge=1, description="K: memories to select.")
     collection: CollectionName = DEFAULT_COLLECTION
     selection: Literal["cosine", "router", "attention"] = "router"
-    context: Literal["memory", "text", "none"] = Field(
-        "memory",
+    context: Literal["memory", "text", "none"] | None = Field(
+        None,
         description="What the LLM is given: the selected memories, the same passages as text, or "
-        "nothing (closed book).",
+        "nothing (closed book). By default memories; text where there are none.",
     )
     filters: Metadata | None = Field(
         None,

