@@ -19,7 +19,7 @@ from server.engine.generator import Generator
 from server.errors import ErrorResponse, install_error_handlers
 from server.lifespan import lifespan
 from server.observer import ObserverMiddleware
-from server.routers import collections, jobs, memories, operations, query, write
+from server.routers import chat, collections, jobs, memories, operations, query, write
 from server.services import Services
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -58,7 +58,7 @@ def create_app(
     app.state.services = services
     install_error_handlers(app)
     bearer = HTTPBearer(auto_error=False, description="Needed when the server has a key file.")
-    for module in (write, jobs, query, memories, collections):
+    for module in (write, jobs, query, chat, memories, collections):
         app.include_router(module.router, dependencies=[Security(bearer)])
     app.include_router(operations.router)
     return app

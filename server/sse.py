@@ -17,6 +17,11 @@ def event(name: str, data: dict[str, Any] | BaseModel) -> ServerSentEvent:
     return ServerSentEvent(event=name, raw_data=json.dumps(payload, ensure_ascii=False))
 
 
+def data_event(data: dict[str, Any]) -> ServerSentEvent:
+    """An event without a name, as OpenAI's streams have them."""
+    return ServerSentEvent(raw_data=json.dumps(data, ensure_ascii=False))
+
+
 async def with_error_event(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[Any]:
     """After the first byte the status is spent: what goes wrong then is the last event."""
     try:
