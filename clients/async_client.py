@@ -208,6 +208,9 @@ class AsyncClient:
     async def version(self) -> Version:
         return await self._run(calls.version())
 
+    async def metrics(self) -> str:
+        return await self._run(calls.metrics())
+
     # --- sending
 
     async def _run(self, call: Call[T]) -> T:

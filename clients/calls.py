@@ -256,6 +256,11 @@ def version() -> Call[Version]:
     return Call("GET", "/version", parse_as(Version))
 
 
+def metrics() -> Call[str]:
+    """In Prometheus' text format."""
+    return Call("GET", "/metrics", lambda response: response.text)
+
+
 def _deleted(response: httpx.Response) -> int:
     data = parse_json(response.text, response)
     return int(data["deleted"]) if isinstance(data, dict) and "deleted" in data else 0

@@ -204,6 +204,9 @@ class Client:
     def version(self) -> Version:
         return self._run(calls.version())
 
+    def metrics(self) -> str:
+        return self._run(calls.metrics())
+
     # --- sending
 
     def _run(self, call: Call[T]) -> T:

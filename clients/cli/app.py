@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import demo, evaluate, jobs, memories, operate, query, rag, train, write
+from clients.cli import bench, demo, evaluate, jobs, memories, operate, query, rag, train, write
 from clients.cli.console import complain, say
 from clients.cli.failures import FAILED, OneLineErrors
 from paramem import __version__
@@ -37,6 +37,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=USE)
 app.add_typer(memories.app, name="memories", rich_help_panel=USE)
 app.command("eval", rich_help_panel=MEASURE)(evaluate.evaluate)
 app.command(rich_help_panel=MEASURE)(demo.demo)
+app.command(rich_help_panel=MEASURE)(bench.bench)
 app.command(rich_help_panel=MEASURE)(rag.rag)
 
 

@@ -69,6 +69,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(
                 200 if self.server.ready else 503, {"ready": self.server.ready, "checks": checks}
             )
+        elif path == "/metrics":
+            gauges = 'paramem_store_bytes{kind="shards"} 192\n'
+            self.answer_text(200, f"# TYPE paramem_store_bytes gauge\n{gauges}", "text/plain")
         elif path == "/jobs":
             self.answer(200, {"items": list(self.server.jobs.values()), "next_cursor": None})
         elif path.endswith("/events"):
@@ -165,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         found = [
             document
             for document in self.server.documents.values()
-            if body["context"] != "none" and words & set(document["text"].lower().split())
+            if body.get("context") != "none" and words & set(document["text"].lower().split())
         ]
         memories = [
             {

@@ -170,6 +170,37 @@ def test_eval_prints_a_table_and_writes_json(fake_server: FakeServer, tmp_path: 
     assert paramem(*arguments, "--markdown").stdout.startswith("| setting |")
 
 
+def test_bench_compares_two_endpoints(fake_server: FakeServer, tmp_path: Path) -> None:
+    write_tiny_set(tmp_path)
+    page, raw = tmp_path / "bench.html", tmp_path / "bench.json"
+    arguments = ("bench", "--data", str(tmp_path), "--set", "tiny", "--requests", "4")
+    result = paramem(
+        *arguments, "--rival", fake_server.url, "--html", str(page), "--json", str(raw)
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "rival / memory: TTFT " in result.stdout
+    assert "throughput memory / rival: " in result.stdout
+    assert "store bytes a passage  64" in result.stdout
+    found = json.loads(raw.read_text())
+    assert found["run"]["load"] == "closed loop, concurrency 1"
+    assert [len(endpoint["samples"]) for endpoint in found["endpoints"]] == [4, 4]
+    assert set(found["ratios"]) == {"ttft", "e2e"}
+    assert "data:image/png;base64," in page.read_text()
+    alone = paramem(*arguments, "--rate", "50", "--markdown").stdout
+    assert "open loop, 50 requests/s" in alone
+    assert "| TTFT p50 ms | " in alone
+    assert "rival" not in alone
+
+
+def test_bench_refuses_a_file_it_could_not_write(fake_server: FakeServer, tmp_path: Path) -> None:
+    write_tiny_set(tmp_path)
+    arguments = ("--data", str(tmp_path), "--set", "tiny", "--html", "nowhere/at/all.html")
+    result = paramem("bench", *arguments)
+    assert result.exit_code != 0
+    assert "there is no directory" in result.stderr
+    assert fake_server.documents == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
