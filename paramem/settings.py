@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     """Jobs leased together."""
     batch_passages: int = Field(16, ge=1)
     """Passages per forward/backward step."""
+    measure_fast: bool = True
+    """Report the loss of fast memories. Off, a fast write runs the compressor and nothing else."""
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage; early stop usually ends sooner."""
     fit_learning_rate: float = Field(0.02, gt=0)

@@ -41,6 +41,7 @@ class ModelWriter:
             bundle, steps=settings.fit_steps, learning_rate=settings.fit_learning_rate
         )
         self._batch_passages = settings.batch_passages
+        self._measures_fast = settings.measure_fast
         self.spec = MemorySpec(
             fingerprint=bundle.fingerprint,
             slots=bundle.config.slots,
@@ -131,8 +132,10 @@ class ModelWriter:
                 }
                 for report in reports
             ]
-        else:
+        elif self._measures_fast:
             stats = self._measure(codes, token_ids)
+        else:
+            stats = [{} for _ in batch]
         meter.report(batch, 1.0)
         stored = codes.cpu().numpy()
         return [
@@ -199,6 +202,7 @@ def _summarise(passages: list[PassageMemory]) -> Written:
     for name in passages[0].stats:
         values = np.array([passage.stats[name] for passage in passages])
         result[name] = float((values * tokens).sum() / tokens.sum())
-    result["loss"] = result["nats_per_token"]
-    result["perplexity"] = math.exp(min(result["nats_per_token"], 50.0))
+    if "nats_per_token" in result:
+        result["loss"] = result["nats_per_token"]
+        result["perplexity"] = math.exp(min(result["nats_per_token"], 50.0))
     return Written(passages, result)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memory_model.bundle import Bundle
+from memory_store.records import Tier
 from paramem.settings import Settings
-from tests.integration.writers.conformance import WriterConformance
+from tests.integration.writers.conformance import (
+    SHORT,
+    SLOTS,
+    WriterConformance,
+    ignore,
+    written,
+)
 from trainer_worker import fit
 from trainer_worker.dummy_writer import DummyWriter
 from trainer_worker.model_writer import ModelWriter
@@ -31,3 +39,16 @@ class TestModelWriter(WriterConformance):
 
     def make_writer(self) -> ModelWriter:
         return ModelWriter(self.bundle, self.settings)
+
+    def test_fast_memories_may_be_written_without_measuring_them(self) -> None:
+        measured = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
+        self.settings = self.settings.model_copy(update={"measure_fast": False})
+        plain = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
+        np.testing.assert_array_equal(
+            written(plain).passages[0].codes, written(measured).passages[0].codes
+        )
+        assert "loss" in written(measured).result
+        assert written(plain).result == {
+            "passages": 1,
+            "tokens": written(measured).result["tokens"],
+        }
