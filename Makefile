@@ -36,6 +36,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.contexts --append
+	$(BIN)/python -m benchmarks.endpoints --append
 
 openapi: setup
 	$(BIN)/python -m server.openapi > openapi.json

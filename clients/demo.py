@@ -63,8 +63,10 @@ def demo_questions() -> list[DemoQuestion]:
 
 
 @contextmanager
-def demo_server(home: Path, on_wait: Callable[[str], None]) -> Iterator[str]:
-    """``paramem up`` on a free port; yields its URL once it is ready and stops it afterwards.
+def demo_server(
+    home: Path, on_wait: Callable[[str], None], *, command: str = "up"
+) -> Iterator[str]:
+    """``paramem COMMAND`` on a free port; yields its URL once it is ready, stops it afterwards.
 
     However the block is left, no process stays behind. ``on_wait`` is told what is waited for.
 
@@ -76,7 +78,7 @@ def demo_server(home: Path, on_wait: Callable[[str], None]) -> Iterator[str]:
     log_path = home / LOG_NAME
     with log_path.open("wb") as log:
         place = ["--host", HOST, "--port", str(port), "--home", str(home)]
-        process = start_paramem(["up", *place], environment=SMALL_BATCHES | os.environ, log=log)
+        process = start_paramem([command, *place], environment=SMALL_BATCHES | os.environ, log=log)
         try:
             with Client(url) as client:
                 _await_ready(client, process.poll, log_path, on_wait)

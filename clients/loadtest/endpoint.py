@@ -22,6 +22,7 @@ class Endpoint:
     url: str
     engine: Engine
     passages: int
+    row_bytes: float  # of a passage in the shards, mean
     documents_per_s: float | None  # of the writing just done; None: all were there
     store_bytes: Mapping[str, float]  # by what they hold
     resident_bytes: float | None
@@ -43,11 +44,13 @@ def prepare_endpoint(
             client, documents, collection=collection, mode="fast", report=report
         )
         gauges = read_gauges(client.metrics())
+    passages = [passage for memory in corpus.memories for passage in memory.passages]
     return Endpoint(
         name,
         client.url,
         engine,
-        passages=sum(len(memory.passages) for memory in corpus.memories),
+        passages=len(passages),
+        row_bytes=sum(passage.bytes for passage in passages) / len(passages),
         documents_per_s=corpus.written / corpus.write_s if corpus.written else None,
         store_bytes={
             labels["kind"]: value for labels, value in gauges.get("paramem_store_bytes", [])

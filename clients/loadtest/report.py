@@ -112,6 +112,7 @@ def _column(endpoint: Endpoint, figures: Figures) -> dict[str, str]:
         "prompt positions": f"{figures.prompt_positions:.0f}",
         "completion tokens": f"{figures.completion_tokens:.1f}",
         "passages": str(endpoint.passages),
+        "shard bytes a passage": f"{endpoint.row_bytes:,.0f}",
         "store bytes a passage": f"{sum(endpoint.store_bytes.values()) / endpoint.passages:,.0f}",
     }
     if endpoint.documents_per_s is not None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,3 +45,18 @@ def test_the_contexts_benchmark_compares_the_same_questions() -> None:
     for context in ("memory", "text", "none"):
         assert f"| {context} |" in table
     assert "Ratio text / memory: TTFT" in table
+
+
+@pytest.mark.model
+def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
+    grid = ["--concurrency", "1", "4", "--top-k", "2", "--requests", "4"]
+    table = run("-m", "benchmarks.endpoints", *grid, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 2 |")]
+    assert [(row[1], row[2]) for row in rows] == [
+        ("1", "memory"),
+        ("1", "RAG"),
+        ("4", "memory"),
+        ("4", "RAG"),
+    ]
+    assert {row[8] for row in rows} == {"0"}  # errors
+    assert "- RAG: " in table

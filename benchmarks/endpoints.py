@@ -1,0 +1,166 @@
+"""Memory against a real RAG endpoint: two servers, one LLM, the same load on each in turn.
+
+    python -m benchmarks.endpoints --append
+
+``paramem up`` and ``paramem rag`` side by side, the same documents in both, then each cell of the
+grid as ``paramem bench`` would load it: first one endpoint, then the other, the same requests in
+the same order. Without --data the documents are the demo's, joined into passages of about 150
+tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.contexts import RESULTS, long_documents
+from clients.async_client import AsyncClient
+from clients.calls import QueryOptions
+from clients.demo import demo_questions, demo_server
+from clients.evaluation.bootstrap import Estimate
+from clients.evaluation.data import EvalDocument, Question, QuestionSet, load_set
+from clients.loadtest.endpoint import Endpoint, prepare_endpoint
+from clients.loadtest.measure import Figures, Slo, latency_ratios
+from clients.loadtest.replay import Replayed, replay
+from clients.loadtest.schedule import Schedule
+from clients.retries import RetryPolicy
+
+COLLECTION = "bench"
+COMMANDS = {"memory": "up", "RAG": "rag"}
+SLO = Slo(ttft_ms=1000, e2e_ms=5000)
+Tell = Callable[[str], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="directory of question sets")
+    parser.add_argument("--set", dest="set_name", default="squad-mini")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--top-k", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=24, help="of a cell, at least")
+    parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
+    arguments = parser.parse_args()
+    questions = load_set(arguments.data, arguments.set_name) if arguments.data else demo_set()
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = {
+            name: stack.enter_context(demo_server(home / name, _quiet, command=command))
+            for name, command in COMMANDS.items()
+        }
+        endpoints = [
+            prepare_endpoint(name, url, questions.documents, COLLECTION, _silent)
+            for name, url in urls.items()
+        ]
+        tell_about(tell, endpoints, questions, arguments.new_tokens)
+        for top_k in arguments.top_k:
+            for concurrency in arguments.concurrency:
+                number = max(arguments.requests, concurrency)
+                schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
+                options: QueryOptions = {
+                    "collection": COLLECTION,
+                    "top_k": top_k,
+                    "max_new_tokens": arguments.new_tokens,
+                }
+                cell = [load(url, schedule, questions, options) for url in urls.values()]
+                for line in rows(list(urls), top_k, concurrency, cell):
+                    tell(line)
+    if arguments.append:
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def demo_set() -> QuestionSet:
+    documents = [
+        EvalDocument(id=document.id or "", text=document.text) for document in long_documents()
+    ]
+    questions = [
+        Question(id=str(number), question=question.question, answers=question.answers)
+        for number, question in enumerate(demo_questions())
+    ]
+    return QuestionSet("demo", tuple(documents), tuple(questions))
+
+
+def load(url: str, schedule: Schedule, questions: QuestionSet, options: QueryOptions) -> Replayed:
+    """One cell on one endpoint."""
+
+    async def run() -> Replayed:
+        async with AsyncClient(url, retries=RetryPolicy(attempts=1)) as client:
+            drawn = schedule.draw([question.question for question in questions.questions])
+            return await replay(client, schedule, drawn, options, lambda: None)
+
+    return asyncio.run(run())
+
+
+def tell_about(
+    tell: Tell, endpoints: Sequence[Endpoint], questions: QuestionSet, new_tokens: int
+) -> None:
+    engine = endpoints[0].engine
+    tell(f"\n## Endpoints, {time.strftime('%Y-%m-%d')}\n")
+    tell(
+        f"{engine.model}, {engine.dtype} on {engine.device} ({os.cpu_count()} cores, "
+        f"{platform.machine()}); m = {engine.slots}, d = {engine.z_dim}; RAG: the same LLM with "
+        f"its text reader, all-MiniLM-L6-v2, FAISS; {questions.name}, {endpoints[0].passages} "
+        f"passages; at most {new_tokens} new tokens; closed loop; torch {version('torch')}, "
+        f"transformers {version('transformers')}. Ratios are RAG / memory of medians (throughput: "
+        "memory / RAG) with 95 % bootstrap intervals. Command: `make bench`.\n"
+    )
+    for endpoint in endpoints:
+        tell(
+            f"- {endpoint.name}: {endpoint.row_bytes:,.0f} bytes a passage in the shards (text and "
+            f"catalogue are the same); {endpoint.documents_per_s or 0:.1f} documents/s written"
+        )
+    tell(
+        "\n| K | concurrency | endpoint | positions | TTFT p50 / p99 ms | e2e p50 / p99 ms "
+        "| requests/s | tokens/s | errors | TTFT ratio | e2e ratio | throughput ratio |"
+    )
+    tell("|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+
+
+def rows(names: Sequence[str], top_k: int, concurrency: int, cell: Sequence[Replayed]) -> list[str]:
+    figures = [Figures.of(replayed, SLO) for replayed in cell]
+    ratios = latency_ratios(cell[0], cell[1])
+    throughput = figures[0].requests_per_s / max(figures[1].requests_per_s, 1e-9)
+    told = [f"{_shown(ratios['ttft'])} | {_shown(ratios['e2e'])} | {throughput:.2f}", "| |"]
+    lines = []
+    for name, found, ratio in zip(names, figures, told, strict=True):
+        ttft, e2e = found.latency_ms["ttft"], found.latency_ms["e2e"]
+        lines.append(
+            f"| {top_k} | {concurrency} | {name} | {found.prompt_positions:.0f} "
+            f"| {ttft[50].value:.0f} / {ttft[99].value:.0f} "
+            f"| {e2e[50].value:.0f} / {e2e[99].value:.0f} | {found.requests_per_s:.2f} "
+            f"| {found.tokens_per_s:.1f} | {sum(found.errors.values())} | {ratio} |"
+        )
+    return lines
+
+
+def _shown(value: Estimate) -> str:
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _quiet(_what: str) -> None:
+    """The servers say what they wait for; a benchmark does not repeat it."""
+
+
+def _silent(_stage: str, _amount: float, _total: int) -> None:
+    """Nor what is written."""
+
+
+if __name__ == "__main__":
+    main()
