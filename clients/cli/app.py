@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import bench, demo, evaluate, jobs, memories, operate, query, rag, train, write
+from clients.cli import (
+    bench,
+    demo,
+    evaluate,
+    jobs,
+    memories,
+    operate,
+    query,
+    rag,
+    reencode,
+    train,
+    write,
+)
 from clients.cli.console import complain, say
 from clients.cli.failures import FAILED, OneLineErrors
 from paramem import __version__
@@ -29,6 +41,7 @@ app.command(rich_help_panel=RUN)(operate.worker)
 app.command(rich_help_panel=RUN)(operate.doctor)
 app.command("rebuild-index", rich_help_panel=RUN)(operate.rebuild_index)
 app.command(rich_help_panel=RUN)(operate.compact)
+app.command(rich_help_panel=RUN)(reencode.reencode)
 app.add_typer(operate.models, name="model", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(train.train)
 app.command(rich_help_panel=USE)(write.write)

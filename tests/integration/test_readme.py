@@ -20,8 +20,11 @@ DEFAULT_ADDRESS = "127.0.0.1:8420"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match[1], match[2]) for match in BLOCK.finditer(README)]
 
-# Run elsewhere: make targets by CI, `paramem up` by the fixture, compose by test_deployment.
-ELSEWHERE = re.compile(r"^(make |paramem up|mkdir -p secrets|paramem eval)")
+# Run elsewhere: make targets by CI, `paramem up` by the fixture, compose by test_deployment, eval
+# and bench by the clients' tests, rag by the baselines'.
+ELSEWHERE = re.compile(
+    r"^(make |paramem up|mkdir -p secrets|paramem eval|paramem rag|paramem bench)"
+)
 
 
 def commands() -> list[str]:

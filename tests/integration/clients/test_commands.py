@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from clients.cli.app import app
 from clients.cli.supervisor import start_paramem
+from memory_store import MemorySpec, MemoryStore, WriteRequest
 from tests.integration.clients.conftest import SETTINGS, Up, children_of, eventually, is_alive
 from tests.unit.clients.evaluation.tiny_set import write_tiny_set
 
@@ -82,6 +83,22 @@ def test_files_are_written_asked_evaluated_and_the_home_is_sound(up: Up, tmp_pat
     assert json.loads(paramem("doctor", *home, "--json").stdout) == {"ok": True, "problems": []}
     rebuilt = json.loads(paramem("rebuild-index", *home, "--json").stdout)
     assert rebuilt == {"vectors": 4}
+
+
+def test_a_collection_is_written_again_into_another(tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path))
+    with MemoryStore.open(tmp_path) as store:
+        store.put_collection("old", MemorySpec("older-bundle", 4, 32))
+        store.submit(WriteRequest("Herons fish at dawn.", "heron", collection="old"))
+        unknown = paramem("reencode", "old", "new", *home)
+        assert (unknown.exit_code, "not_found" in unknown.stderr) == (1, True)
+        store.put_collection("new", MemorySpec("newer-bundle", 4, 32))
+        done = paramem("reencode", "old", "new", *home, "--mode", "fast")
+        assert done.stdout == "1 documents queued for new\n"
+        told = json.loads(paramem("reencode", "old", "new", *home, "--json").stdout)
+        assert told == {"queued": 1, "without_text": []}
+        queued = store.jobs.list(collection="new", limit=10).items
+        assert [(job.document_id, job.mode) for job in queued] == [("heron", "fast")]
 
 
 @pytest.mark.parametrize("command", ["doctor", "compact", "rebuild-index"])
