@@ -32,7 +32,7 @@ def reencode(
     sleep: Callable[[float], None] = time.sleep,
 ) -> ReencodingReport:
     """Queue every document of ``source`` for ``target``, under the same ids. Safe to repeat: the
-    same version of a document is queued once. While the queue is full it waits for room.
+    same version of a document is queued once in a mode. While the queue is full it waits for room.
 
     Raises:
         NotFoundError: one of the collections does not exist.
@@ -57,8 +57,8 @@ def reencode(
                 collection=target,
                 mode=mode,
             )
-            key = f"reencode:{source}:{target}:{document.document_id}:{document.version}"
-            _submit(store, request, key, sleep)
+            version = f"{document.document_id}:{document.version}"
+            _submit(store, request, f"reencode:{source}:{target}:{mode}:{version}", sleep)
             queued += 1
         progress(done)
     return ReencodingReport(queued, tuple(without_text))

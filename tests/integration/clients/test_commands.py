@@ -95,7 +95,9 @@ def test_a_collection_is_written_again_into_another(tmp_path: Path) -> None:
         store.put_collection("new", MemorySpec("newer-bundle", 4, 32))
         done = paramem("reencode", "old", "new", *home, "--mode", "fast")
         assert done.stdout == "1 documents queued for new\n"
-        told = json.loads(paramem("reencode", "old", "new", *home, "--json").stdout)
+        told = json.loads(
+            paramem("reencode", "old", "new", *home, "--mode", "fast", "--json").stdout
+        )
         assert told == {"queued": 1, "without_text": []}
         queued = store.jobs.list(collection="new", limit=10).items
         assert [(job.document_id, job.mode) for job in queued] == [("heron", "fast")]
