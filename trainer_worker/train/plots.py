@@ -6,7 +6,16 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-LOSSES = ("text_answer", "answer", "teacher", "reconstruction", "selection", "reranking")
+LOSSES = (
+    "text_answer",
+    "answer",
+    "quantised_answer",
+    "quantisation",
+    "teacher",
+    "reconstruction",
+    "selection",
+    "reranking",
+)
 SMOOTHING = 0.9
 
 
