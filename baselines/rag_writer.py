@@ -9,11 +9,11 @@ from transformers import AutoTokenizer
 
 from baselines.encoder import SentenceEncoder
 from baselines.rag_engine import chunk_spec
-from memory_model.errors import TextError
 from memory_model.library import pull
 from memory_model.passages import Passage, PassageSplitter
 from memory_store.records import FloatArray, PassageMemory, Tier
 from paramem.settings import Settings
+from trainer_worker.splitting import split_document
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
 
 
@@ -49,7 +49,7 @@ class RagWriter:
         self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`; passages of all documents are encoded together."""
-        split = [self._split(document.text) for document in documents]
+        split = [split_document(self._splitter, document.text) for document in documents]
         kept = [passages for passages in split if not isinstance(passages, WriteError)]
         texts = [passage.text for passages in kept for passage in passages]
         vectors = iter(self._encoder.passages(texts))
@@ -63,12 +63,6 @@ class RagWriter:
                 outcomes.append(Written(chunks, {"passages": len(chunks), "tokens": tokens}))
         progress([1.0] * len(documents), str(tier))
         return outcomes
-
-    def _split(self, text: str) -> list[Passage] | WriteError:
-        try:
-            return self._splitter.split(text)
-        except TextError as error:
-            return WriteError("empty_text", str(error))
 
     def _chunk(self, passage: Passage, vector: FloatArray, slots: int) -> PassageMemory:
         return PassageMemory(

@@ -10,14 +10,12 @@ Symbols: K = passages given, m = slots, d = code dimension.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import as_stored, bytes_stored, mean
 from benchmarks.ranking import Ranking, embed_keys, rank_bm25, rank_by_keys
@@ -27,9 +25,7 @@ from clients.evaluation.data import EvalDocument, Question, load_set
 from clients.evaluation.retrieval import recall_at
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
-from memory_model.runtime import SHIPPED
 from memory_store.records import CodeFormat
-from paramem.settings import DEFAULT_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +69,13 @@ class Row:
         ratio = f"{exact.value / against:.2f}" if against else "–"
         return (
             f"{self.reads} | {self.num_bytes:,.0f} | {recall} "
-            f"| {exact.value:.3f} [{exact.low:.3f}, {exact.high:.3f}] "
+            f"| {exact:.3f} "
             f"| {mean([score.f1 for score in scores]):.3f} | {ratio}"
         )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = bundle_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=["squad-dev"])
     parser.add_argument("--limit", type=int, help="questions of each set; default all")
     parser.add_argument("--seed", type=int, default=0)
@@ -168,11 +161,6 @@ def read_texts(model: OfflineModel, corpus: Corpus, ranking: Ranking) -> list[st
         for question, rows in zip(corpus.questions, ranking, strict=True)
     ]
     return model.answer(prompts)
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def ratio(timings: dict[Context, list[Timing]], what: str) -> str:
     ]
     found = estimate(ratios, percentile(50))
     assert found is not None
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found:.2f}"
 
 
 def median(values: Sequence[float]) -> float:

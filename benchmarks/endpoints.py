@@ -23,16 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.contexts import RESULTS, long_documents
-from clients.async_client import AsyncClient
 from clients.calls import QueryOptions
 from clients.demo import demo_questions, demo_server
-from clients.evaluation.bootstrap import Estimate
 from clients.evaluation.data import EvalDocument, Question, QuestionSet, load_set
 from clients.loadtest.endpoint import Endpoint, prepare_endpoint
 from clients.loadtest.measure import Figures, Slo, latency_ratios
-from clients.loadtest.replay import Replayed, replay
+from clients.loadtest.replay import Replayed, replay_on
 from clients.loadtest.schedule import Schedule
-from clients.retries import RetryPolicy
 
 COLLECTION = "bench"
 COMMANDS = {"memory": "up", "RAG": "rag"}
@@ -78,7 +75,10 @@ def main() -> None:
                     "top_k": top_k,
                     "max_new_tokens": arguments.new_tokens,
                 }
-                cell = [load(url, schedule, questions, options) for url in urls.values()]
+                cell = [
+                    asyncio.run(replay_on(url, schedule, questions, options))
+                    for url in urls.values()
+                ]
                 for line in rows(list(urls), top_k, concurrency, cell):
                     tell(line)
     if arguments.append:
@@ -95,17 +95,6 @@ def demo_set() -> QuestionSet:
         for number, question in enumerate(demo_questions())
     ]
     return QuestionSet("demo", tuple(documents), tuple(questions))
-
-
-def load(url: str, schedule: Schedule, questions: QuestionSet, options: QueryOptions) -> Replayed:
-    """One cell on one endpoint."""
-
-    async def run() -> Replayed:
-        async with AsyncClient(url, retries=RetryPolicy(attempts=1)) as client:
-            drawn = schedule.draw([question.question for question in questions.questions])
-            return await replay(client, schedule, drawn, options, lambda: None)
-
-    return asyncio.run(run())
 
 
 def tell_about(
@@ -137,7 +126,7 @@ def rows(names: Sequence[str], top_k: int, concurrency: int, cell: Sequence[Repl
     figures = [Figures.of(replayed, SLO) for replayed in cell]
     ratios = latency_ratios(cell[0], cell[1])
     throughput = figures[0].requests_per_s / max(figures[1].requests_per_s, 1e-9)
-    told = [f"{_shown(ratios['ttft'])} | {_shown(ratios['e2e'])} | {throughput:.2f}", "| |"]
+    told = [f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}", "| |"]
     lines = []
     for name, found, ratio in zip(names, figures, told, strict=True):
         ttft, e2e = found.latency_ms["ttft"], found.latency_ms["e2e"]
@@ -148,10 +137,6 @@ def rows(names: Sequence[str], top_k: int, concurrency: int, cell: Sequence[Repl
             f"| {found.tokens_per_s:.1f} | {sum(found.errors.values())} | {ratio} |"
         )
     return lines
-
-
-def _shown(value: Estimate) -> str:
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def _quiet(_what: str) -> None:

@@ -13,10 +13,8 @@ Selection plays no part here; ``paramem eval`` measures the service end to end.
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from clients.evaluation.answers import AnswerScore, score_answer
 from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
-from memory_model.runtime import SHIPPED
 from memory_store.records import CodeFormat, FloatArray
 from memory_store.shards.codec import HEADER_DTYPES, decode, encode, layout
-from paramem.settings import DEFAULT_MODEL
 
 CONFUSION_PASSAGES = 24
 Rounding = Callable[[torch.Tensor], torch.Tensor]
@@ -48,10 +45,7 @@ class Asked:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = bundle_parser(__doc__)
     parser.add_argument("--set", dest="set_name", default="squad-dev")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -112,7 +106,7 @@ def report_codes(
         exact = estimate([score.exact for score in found])
         assert exact is not None
         say(
-            f"| {name} | {size:,.0f} | {exact.value:.3f} [{exact.low:.3f}, {exact.high:.3f}] "
+            f"| {name} | {size:,.0f} | {exact:.3f} "
             f"| {mean([score.f1 for score in found]):.3f} | {exact.value / (text_em or 1):.2f} |"
         )
 
@@ -251,11 +245,6 @@ def scores(asked: Sequence[Asked], answers: Sequence[str]) -> list[AnswerScore]:
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -7,30 +7,24 @@ Passages of one question set, each with all questions that the set asks about it
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import Asked, gold_passages, mean, scores
 from clients.evaluation.bootstrap import estimate
 from memory_model.passages import Passage
-from memory_model.runtime import SHIPPED
-from paramem.settings import DEFAULT_MODEL, Settings
+from paramem.settings import Settings
 from trainer_worker.fit import FitReport, Fitter
 
 BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = bundle_parser(__doc__)
     parser.add_argument("--set", dest="set_name", default="squad-dev")
     parser.add_argument("--passages", type=int, default=32)
     parser.add_argument("--steps", type=int, default=30)
@@ -103,12 +97,7 @@ def answers_from(model: OfflineModel, asked: Sequence[Asked], codes: Sequence[to
     exact = estimate([score.exact for score in found])
     assert exact is not None
     f1 = mean([score.f1 for score in found])
-    return f"{exact.value:.3f} [{exact.low:.3f}, {exact.high:.3f}] | {f1:.3f}"
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    return f"{exact:.3f} | {f1:.3f}"
 
 
 if __name__ == "__main__":

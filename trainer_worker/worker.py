@@ -83,8 +83,9 @@ class Worker:
     ) -> None:
         self._store = store
         self._writer = writer
-        if writer.codebooks is not None:
-            store.register_codebooks(writer.spec.fingerprint, writer.codebooks)
+        codebooks = writer.codebooks
+        if codebooks is not None:
+            store.register_codebooks(writer.spec.fingerprint, codebooks)
         self._heartbeat = heartbeat
         self._drain = drain
         self._settings = settings

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from clients.async_client import AsyncClient
 from clients.calls import QueryOptions
 from clients.cli.console import Bar, complain, progress_bar, say, say_columns
 from clients.cli.failures import USAGE, CommandError
@@ -20,12 +19,9 @@ from clients.evaluation.run import hardware
 from clients.loadtest import report
 from clients.loadtest.endpoint import Endpoint, prepare_endpoint
 from clients.loadtest.measure import Figures, Slo, latency_ratios
-from clients.loadtest.replay import Replayed, replay
+from clients.loadtest.replay import replay_on
 from clients.loadtest.schedule import Schedule
-from clients.retries import RetryPolicy
 
-ONCE = RetryPolicy(attempts=1)
-"""A refusal under load is a result, not something to try again."""
 NAMES = ("memory", "rival")
 
 
@@ -77,7 +73,9 @@ def bench(
         for name, where in zip(NAMES, urls, strict=False):
             complain(f"{name}: {where}")
             endpoints.append(_prepare(name, where, questions, collection, bar))
-            replayed.append(asyncio.run(_load(where, schedule, questions, options, bar)))
+            bar.move_to(0, f"{name}: asking", schedule.warmup + schedule.requests)
+            asking = replay_on(where, schedule, questions, options, bar.advance)
+            replayed.append(asyncio.run(asking))
     slo = Slo(slo_ttft_ms, slo_e2e_ms)
     test = report.LoadTest(
         facts={
@@ -120,12 +118,3 @@ def _prepare(name: str, url: str, questions: QuestionSet, collection: str, bar: 
         bar.move_to(amount, f"{name}: {stage}", total)
 
     return prepare_endpoint(name, url, questions.documents, collection, show)
-
-
-async def _load(
-    url: str, schedule: Schedule, questions: QuestionSet, options: QueryOptions, bar: Bar
-) -> Replayed:
-    drawn = schedule.draw([question.question for question in questions.questions])
-    bar.move_to(0, "asking", schedule.warmup + schedule.requests)
-    async with AsyncClient(url, retries=ONCE) as client:
-        return await replay(client, schedule, drawn, options, bar.advance)

@@ -15,6 +15,7 @@ from clients.evaluation import report
 from clients.evaluation.data import load_set
 from clients.evaluation.plan import Plan, Setting
 from clients.evaluation.run import run_evaluation
+from clients.results import CodeFormat
 
 
 def evaluate(
@@ -35,9 +36,7 @@ def evaluate(
         typer.Option("--collection", show_default="one of its own, reused by later runs"),
     ] = None,
     slots: Annotated[int | None, typer.Option("--slots", min=1, help="m of its memories.")] = None,
-    code_format: Annotated[
-        Literal["bf16", "int8", "int4", "rq"] | None, typer.Option("--code-format")
-    ] = None,
+    code_format: Annotated[CodeFormat | None, typer.Option("--code-format")] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 24,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,

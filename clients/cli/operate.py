@@ -5,10 +5,10 @@ It imports the other packages inside functions, so that talking HTTP needs none 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -34,14 +34,21 @@ KILL_AFTER_S = 10.0
 def up(host: Host = None, port: Port = None, home: Home = None) -> None:
     """Run the server and a worker until Ctrl-C; a worker that dies comes back."""
     settings = load_settings(host=host, port=port, home=home)
+    say(f"starting paramem in {settings.home} with model {settings.model}")
+    supervise(settings, server=["serve"], worker=["worker"])
+
+
+def supervise(settings: Settings, *, server: Sequence[str], worker: Sequence[str]) -> NoReturn:
+    """Run two paramem commands as server and worker until told to stop, then exit."""
     supervisor = Supervisor(
         host=settings.host,
         port=settings.port or free_port(settings.host),
         home=settings.home,
         grace_s=settings.shutdown_grace_s + KILL_AFTER_S,
         announce=say,
+        server=server,
+        worker=worker,
     )
-    say(f"starting paramem in {settings.home} with model {settings.model}")
     raise typer.Exit(supervisor.run())
 
 

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from clients.cli.console import say
-from clients.cli.operate import KILL_AFTER_S
+from clients.cli.operate import supervise
 from clients.cli.options import Home, Host, Port
 from clients.cli.refusals import refusals
-from clients.cli.supervisor import Supervisor, free_port
 from paramem.settings import load_settings
 
 Role = Annotated[
@@ -25,17 +24,12 @@ def rag(host: Host = None, port: Port = None, home: Home = None, role: Role = "b
     """
     settings = load_settings(host=host, port=port, home=home)
     if role == "both":
-        supervisor = Supervisor(
-            host=settings.host,
-            port=settings.port or free_port(settings.host),
-            home=settings.home,
-            grace_s=settings.shutdown_grace_s + KILL_AFTER_S,
-            announce=say,
-            server=("rag", "--role", "server"),
-            worker=("rag", "--role", "worker"),
-        )
         say(f"starting RAG in {settings.home} with {settings.rag_encoder} and {settings.model}")
-        raise typer.Exit(supervisor.run())
+        supervise(
+            settings,
+            server=["rag", "--role", "server"],
+            worker=["rag", "--role", "worker"],
+        )
     with refusals():
         from baselines.rag import run_rag_worker, serve_rag
 

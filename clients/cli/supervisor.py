@@ -100,8 +100,8 @@ class Supervisor:
         home: Path,
         grace_s: float,
         announce: Callable[[str], None],
-        server: Sequence[str] = ("serve",),
-        worker: Sequence[str] = ("worker",),
+        server: Sequence[str],
+        worker: Sequence[str],
     ) -> None:
         """``server``, ``worker``: the commands they are, without the place."""
         self._url = local_url(host, port)

@@ -25,6 +25,10 @@ class Estimate:
     high: float
     n: int
 
+    def __format__(self, spec: str) -> str:
+        """``f"{estimate:.2f}"`` is the value with its interval: ``2.16 [1.96, 2.32]``."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 def mean(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(samples.mean(axis=-1))

@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from clients.async_client import AsyncClient
 from clients.calls import QueryOptions
 from clients.errors import APIError, ParamemError
+from clients.evaluation.data import QuestionSet
 from clients.events import DeltaEvent, DoneEvent
 from clients.loadtest.schedule import Schedule
+from clients.retries import RetryPolicy
+
+ONCE = RetryPolicy(attempts=1)
+"""A refusal under load is a result, not something to try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,19 @@ class Sample:
 class Replayed:
     samples: Sequence[Sample]  # in the order of the schedule
     seconds: float  # from the first request to the last answer
+
+
+async def replay_on(
+    url: str,
+    schedule: Schedule,
+    questions: QuestionSet,
+    options: QueryOptions,
+    on_answer: Callable[[], None] = lambda: None,
+) -> Replayed:
+    """:func:`replay` with a client of its own, questions drawn from a set."""
+    drawn = schedule.draw([question.question for question in questions.questions])
+    async with AsyncClient(url, retries=ONCE) as client:
+        return await replay(client, schedule, drawn, options, on_answer)
 
 
 async def replay(

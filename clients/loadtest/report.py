@@ -62,10 +62,7 @@ def ratio_lines(test: LoadTest) -> list[str]:
         return []
     ours, theirs = (endpoint.name for endpoint in test.endpoints[:2])
     throughput = test.figures[0].requests_per_s / max(test.figures[1].requests_per_s, 1e-9)
-    told = [
-        f"{LATENCIES[name]} {value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
-        for name, value in test.ratios.items()
-    ]
+    told = [f"{LATENCIES[name]} {value:.2f}" for name, value in test.ratios.items()]
     return [
         f"{theirs} / {ours}: " + ", ".join(told),
         f"throughput {ours} / {theirs}: {throughput:.2f}",
@@ -99,7 +96,7 @@ def as_html(test: LoadTest) -> str:
 
 def _column(endpoint: Endpoint, figures: Figures) -> dict[str, str]:
     cells = {
-        f"{LATENCIES[name]} p{q} ms": f"{value.value:.0f} [{value.low:.0f}, {value.high:.0f}]"
+        f"{LATENCIES[name]} p{q} ms": f"{value:.0f}"
         for name, found in figures.latency_ms.items()
         for q, value in found.items()
     }

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from memory_store.records import CodeFormat
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import export_bundle
+
+Run = Callable[..., str]
 
 
 @pytest.fixture
@@ -54,35 +58,37 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_report_is_printed(
+@pytest.fixture
+def run(
     bundle: Path,
     tiny_model: Path,
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--set", "toy-dev"]
-    monkeypatch.setattr("sys.argv", ["quality", *map(str, options), "--slots", "2"])
-    quality.main()
-    printed = capsys.readouterr().out
+) -> Run:
+    """Runs a benchmark on the tiny bundle. Returns: what it printed."""
+
+    def run(benchmark: ModuleType, *options: str) -> str:
+        place = ["--bundle", str(bundle), "--model", str(tiny_model), "--data", str(data)]
+        monkeypatch.setattr("sys.argv", [benchmark.__name__, *place, *options])
+        benchmark.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_report_is_printed(run: Run) -> None:
+    printed = run(quality, "--set", "toy-dev", "--slots", "2")
     for row in ("the passage as text", "nothing", "m = 4, bf16", "m = 4, int4", "m = 2, bf16"):
         assert f"{row} |" in printed
     for row in ("| number | ", "| name | ", "| other | ", "the right memory", "Confusion, 4"):
         assert row in printed
 
 
-def test_answers_are_measured_beside_text_and_nothing(
-    bundle: Path,
-    tiny_model: Path,
-    data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--sets", "toy-dev"]
-    options += ["--top-k", "2", "--slots", "3", "--formats", "bf16", "int4"]
-    monkeypatch.setattr("sys.argv", ["answers", *map(str, options)])
-    answers.main()
-    rows = [line for line in capsys.readouterr().out.splitlines() if "| toy-dev | 4 | 4 |" in line]
+def test_answers_are_measured_beside_text_and_nothing(run: Run) -> None:
+    options = ["--top-k", "2", "--slots", "3", "--formats", "bf16", "int4"]
+    printed = run(answers, "--sets", "toy-dev", *options)
+    rows = [line for line in printed.splitlines() if "| toy-dev | 4 | 4 |" in line]
     reads = [row.split(" | ")[3] for row in rows]
     assert reads == [
         "the same passages as text",
@@ -94,34 +100,16 @@ def test_answers_are_measured_beside_text_and_nothing(
     assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
 
 
-def test_selection_is_measured_beside_bm25(
-    bundle: Path,
-    tiny_model: Path,
-    data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--sets", "toy-dev"]
-    monkeypatch.setattr("sys.argv", ["selection", *map(str, options), "--attention"])
-    selection.main()
-    rows = [line for line in capsys.readouterr().out.splitlines() if "toy-dev" in line]
+def test_selection_is_measured_beside_bm25(run: Run) -> None:
+    printed = run(selection, "--sets", "toy-dev", "--attention")
+    rows = [line for line in printed.splitlines() if "toy-dev" in line]
     ways = ["BM25", "router", "router, int4 keys", "cosine", "attention"]
     assert [row.split("|")[5].strip() for row in rows] == ways
     assert all("| 4 | 4 | 4 |" in row and row.rstrip(" |").endswith("1.000]") for row in rows)
 
 
-def test_what_refinement_adds_is_printed(
-    bundle: Path,
-    tiny_model: Path,
-    data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    options = ["--bundle", bundle, "--model", tiny_model, "--data", data, "--set", "toy-dev"]
-    options += ["--passages", "2", "--steps", "2"]
-    monkeypatch.setattr("sys.argv", ["refinement", *map(str, options)])
-    refinement.main()
-    printed = capsys.readouterr().out
+def test_what_refinement_adds_is_printed(run: Run) -> None:
+    printed = run(refinement, "--set", "toy-dev", "--passages", "2", "--steps", "2")
     assert "2 passages, 2 questions" in printed
     assert printed.count("| the first guess |") == printed.count("| the refined memory |") == 2
 
