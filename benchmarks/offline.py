@@ -27,7 +27,7 @@ class OfflineModel:
 
     def __init__(self, directory: Path, model: str, reader: str = READ_ADAPTER) -> None:
         settings = load_settings()
-        base = load_base(model, cache=settings.cache, device=settings.device)
+        base = load_base(model, cache=settings.cache, device=settings.device, dtype=settings.dtype)
         self.bundle: Bundle = load_bundle(directory, base, reader=reader)
         self.reader = Reader(base, self.bundle.expander, self.bundle.config.template)
         self.splitter = PassageSplitter(base.tokenize, settings.passage_tokens)

@@ -48,6 +48,7 @@ def open_bundle(settings: Settings) -> Bundle:
         cache=settings.cache,
         device=settings.device,
         quantization=settings.quantization,
+        dtype=settings.dtype,
     )
     if directory is not None:
         return load_bundle(directory, base, reader=READERS[settings.reader])

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """``auto`` takes CUDA when there is one."""
     quantization: str = Field("auto", pattern="^(auto|none|nf4)$")
     """``auto``: NF4 on CUDA for models above ~1 B parameters, none elsewhere."""
+    dtype: str = Field("auto", pattern="^(auto|bfloat16|float32)$")
+    """Of the LLM's weights. ``auto``: bfloat16, but float32 on a CPU that does not multiply it."""
     num_threads: int = Field(0, ge=0)
     """Torch CPU threads; 0 = leave torch's own choice."""
 

@@ -56,6 +56,7 @@ def train_bundle(
         cache=settings.cache,
         device=settings.device,
         quantization=settings.quantization,
+        dtype=settings.dtype,
     )
     training_set = load_training_set(
         data,

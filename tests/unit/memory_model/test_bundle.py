@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from memory_model import base as base_module
 from memory_model.base import load_base
 from memory_model.bundle import Bundle, BundleConfig, load_bundle, save_bundle
 from memory_model.calibration import create_untrained_bundle
@@ -170,3 +171,28 @@ def test_the_compressor_keeps_its_own_layers_when_the_reader_is_merged(
             loaded.compressor.compress([[3, 50, 60]]),
             tiny_bundle.compressor.compress([[3, 50, 60]]),
         )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "native", "expected"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("float32", True, torch.float32),
+    ],
+)
+def test_weights_are_bfloat16_only_where_the_cpu_multiplies_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    native: bool,
+    expected: torch.dtype,
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = save_tiny_model(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
+    monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda: native)
+    base = load_base(str(model), cache=tmp_path, device="cpu", dtype=wanted)
+    assert base.dtype == expected
