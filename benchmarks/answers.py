@@ -18,7 +18,14 @@ import torch
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import as_stored, bytes_stored, mean
-from benchmarks.ranking import Ranking, embed_keys, rank_bm25, rank_by_keys
+from benchmarks.ranking import (
+    CANDIDATES,
+    Ranking,
+    embed_keys,
+    rank_bm25,
+    rank_by_keys,
+    rank_fused,
+)
 from clients.evaluation.answers import AnswerScore, score_answer
 from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import EvalDocument, Question, load_set
@@ -81,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--slots", type=int, help="m; default the bundle's")
+    parser.add_argument("--selection", choices=["router", "hybrid"], default="router")
     parser.add_argument(
         "--formats", nargs="+", type=CodeFormat, default=[CodeFormat.BF16], choices=list(CodeFormat)
     )
@@ -96,7 +104,8 @@ def main() -> None:
         found = load_set(arguments.data, name)
         questions = found.sample(arguments.limit, arguments.seed)
         corpus = split_corpus(memory, found.documents, questions)
-        report(memory, text, name, corpus, arguments.top_k, slots, arguments.formats)
+        ranking = rank(memory, corpus, arguments.selection, arguments.top_k)
+        report(memory, text, name, corpus, ranking, slots, arguments.formats)
 
 
 def split_corpus(
@@ -108,37 +117,48 @@ def split_corpus(
     return Corpus([passage for _, passage in split], [owner for owner, _ in split], questions)
 
 
+def rank(model: OfflineModel, corpus: Corpus, selection: str, k: int) -> Ranking:
+    """Passages of each question, selected as the service does it. Shape (Q, k)."""
+    asked = [question.question for question in corpus.questions]
+    texts = [passage.text for passage in corpus.passages]
+    deep = k if selection == "router" else CANDIDATES
+    routed = rank_by_keys(model, embed_keys(model, texts), asked, deep)
+    return (
+        routed if selection == "router" else rank_fused([routed, rank_bm25(texts, asked, deep)], k)
+    )
+
+
 def report(
     memory: OfflineModel,
     text: OfflineModel,
     name: str,
     corpus: Corpus,
-    top_k: int,
+    selected: Ranking,
     slots: int,
     formats: Sequence[CodeFormat],
 ) -> None:
     """Print the rows of one set; ratios are to its first."""
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
-    routed = rank_by_keys(memory, embed_keys(memory, texts), asked, top_k)
-    rankings = {"the same passages as text": routed, "BM25's": rank_bm25(texts, asked, top_k)}
+    lexical = rank_bm25(texts, asked, selected.shape[1])
+    rankings = {"the same passages as text": selected, "BM25's": lexical}
     text_bytes = sum(len(passage.encode()) for passage in texts) / len(texts)
     rows = [
         Row(reads, text_bytes, corpus.recall(ranking), read_texts(text, corpus, ranking))
         for reads, ranking in rankings.items()
     ]
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
-    codes = compress_ranked(memory, corpus, routed, slots)
+    codes = compress_ranked(memory, corpus, selected, slots)
     for code_format in formats:
         rounding = as_stored(code_format, memory.bundle.codebooks)
         stored = {number: rounding(code) for number, code in codes.items()}
         prompts = [
             memory.memory_prompt(question, *(stored[int(number)] for number in numbers))
-            for question, numbers in zip(asked, routed, strict=True)
+            for question, numbers in zip(asked, selected, strict=True)
         ]
         size = bytes_stored(code_format, slots, memory.bundle.config.z_dim)
         answers = memory.answer(prompts)
-        rows.append(Row(f"memory, {code_format}", size, corpus.recall(routed), answers))
+        rows.append(Row(f"memory, {code_format}", size, corpus.recall(selected), answers))
     documents = len(set(corpus.owners))
     against = mean([score.exact for score in rows[0].scores(corpus)])
     for row in rows:

@@ -5,6 +5,7 @@ Symbols: P = passages, Q = questions, k = passages ranked, d = key dimension.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import bm25s
@@ -15,6 +16,7 @@ import torch
 from benchmarks.offline import OfflineModel, batches
 from memory_store.records import CodeFormat
 from memory_store.shards.codec import decode_keys, encode_keys
+from server.fusion import DAMPING
 
 Ranking = npt.NDArray[np.int64]
 """(Q, k) rows of passages, best first."""
@@ -27,6 +29,18 @@ def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
     retriever.index(bm25s.tokenize(list(texts), show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(asked), show_progress=False)
     rows, _ = retriever.retrieve(tokens, k=k, show_progress=False)
+    return np.asarray(rows, dtype=np.int64)
+
+
+def rank_fused(rankings: Sequence[Ranking], k: int) -> Ranking:
+    """Reciprocal rank fusion of rankings of the same questions, as ``hybrid`` does it."""
+    rows = []
+    for ranked in zip(*rankings, strict=True):
+        scores: dict[int, float] = defaultdict(float)
+        for ranking in ranked:
+            for rank, row in enumerate(ranking, start=1):
+                scores[int(row)] += 1 / (DAMPING + rank)
+        rows.append(sorted(scores, key=lambda row: (-scores[row], row))[:k])
     return np.asarray(rows, dtype=np.int64)
 
 

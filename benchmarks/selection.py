@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.ranking import (
+    CANDIDATES,
     Ranking,
     embed_keys,
     rank_bm25,
     rank_by_attention,
     rank_by_keys,
+    rank_fused,
     stored_keys,
 )
 from clients.evaluation.bootstrap import estimate
@@ -67,6 +69,9 @@ def measure(
         "router, int4 keys": rank_by_keys(model, coarse, asked, deepest),
         "cosine": rank_by_keys(model, keys, asked, deepest, query_head=False),
     }
+    deep = min(CANDIDATES, len(passages))
+    both = [rank_by_keys(model, keys, asked, deep), rank_bm25(texts, asked, deep)]
+    rankings["hybrid"] = rank_fused(both, deepest)
     if with_attention:
         codes = model.compress([passage.token_ids for _, passage in passages])
         rankings["attention"] = rank_by_attention(model, keys, codes, asked, deepest)

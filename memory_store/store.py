@@ -7,14 +7,11 @@ thread. The work is done by the modules beside this one; here is what each opera
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
 
 from memory_store.audit import doctor, recovery
 from memory_store.catalogue import collections, documents, intake, memories, workers
@@ -22,7 +19,8 @@ from memory_store.catalogue.collections import CollectionRow
 from memory_store.commit import commit
 from memory_store.errors import NotFoundError
 from memory_store.files import free_bytes
-from memory_store.index.live_index import LiveIndex
+from memory_store.index.indexes import Indexes
+from memory_store.index.vector_index import Found
 from memory_store.jobs.queue import JobQueue
 from memory_store.records import (
     Collection,
@@ -58,8 +56,7 @@ class MemoryStore:
         self._storage = storage
         self._max_queue = max_queue
         self._disk_floor_bytes = disk_floor_bytes
-        self._indexes: dict[int, LiveIndex] = {}
-        self._lock = threading.Lock()
+        self._indexes = Indexes(storage)
         self.jobs: JobQueue = storage.jobs
 
     @classmethod
@@ -265,6 +262,37 @@ class MemoryStore:
             NotFoundError, InvalidFilterError
             ValueError: ``vector`` has another shape, or is not finite.
         """
+
+        def search(row: CollectionRow, allowed: list[int] | None) -> Found:
+            return self._indexes.by_key(row, vector, top_k, allowed)
+
+        return self._select(collection, filters, search)
+
+    def select_by_words(
+        self,
+        collection: str,
+        query: str,
+        top_k: int,
+        *,
+        filters: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """As :meth:`select`, by BM25 of the kept texts; passages without one are never found.
+
+        Raises:
+            NotFoundError, InvalidFilterError
+        """
+
+        def search(row: CollectionRow, allowed: list[int] | None) -> Found:
+            return self._indexes.by_words(row, query, top_k, allowed)
+
+        return self._select(collection, filters, search)
+
+    def _select(
+        self,
+        collection: str,
+        filters: Mapping[str, Any] | None,
+        search: Callable[[CollectionRow, list[int] | None], Found],
+    ) -> list[Hit]:
         hits: list[Hit] = []
         for _ in range(SELECT_ATTEMPTS):
             with self._storage.catalogue.read() as connection:
@@ -272,10 +300,7 @@ class MemoryStore:
                 allowed = None
                 if filters:
                     allowed = memories.matching(connection, row.collection_id, filters)
-            _check_query(vector, row)
-            index = self._index_of(row)
-            index.sync(row.change_seq)
-            found = dict(index.search(vector, top_k, allowed))
+            found = dict(search(row, allowed))
             with self._storage.catalogue.read() as connection:
                 hits = memories.hits(connection, found)
             if len(hits) == len(found):
@@ -337,7 +362,7 @@ class MemoryStore:
 
     def check(self, *, repair: bool = False) -> list[Problem]:
         """Audit everything against the ground truth; see :mod:`memory_store.audit.doctor`."""
-        return doctor.check(self._storage, dict(self._indexes), repair=repair)
+        return doctor.check(self._storage, self._indexes.loaded(), repair=repair)
 
     def rebuild_index(self, collection: str | None = None) -> int:
         """Make indexes again from the shards and save them. Returns the vectors indexed.
@@ -348,7 +373,7 @@ class MemoryStore:
         vectors = 0
         for row in self._live_collections():
             if collection is None or row.collection.name == collection:
-                index = self._index_of(row)
+                index = self._indexes.vectors(row)
                 vectors += index.rebuild()
                 index.save()
         if collection is not None:
@@ -358,7 +383,7 @@ class MemoryStore:
     def save_index(self) -> None:
         """Write the indexes this process has loaded, so that the next one starts faster."""
         for row in self._live_collections():
-            index = self._indexes.get(row.collection_id)
+            index = self._indexes.loaded().get(row.collection_id)
             if index is not None:
                 index.sync(row.change_seq)
                 index.save()
@@ -366,22 +391,3 @@ class MemoryStore:
     def _live_collections(self) -> list[CollectionRow]:
         with self._storage.catalogue.read() as connection:
             return collections.live(connection)
-
-    def _index_of(self, row: CollectionRow) -> LiveIndex:
-        index = self._indexes.get(row.collection_id)
-        if index is None:
-            live = {other.collection_id for other in self._live_collections()}
-            with self._lock:
-                for number in self._indexes.keys() - live:
-                    del self._indexes[number]
-                index = self._indexes.setdefault(row.collection_id, LiveIndex(self._storage, row))
-        return index
-
-
-def _check_query(vector: FloatArray, row: CollectionRow) -> None:
-    dim = row.collection.spec.z_dim
-    if vector.shape != (dim,) or not np.isfinite(vector).all():
-        raise ValueError(
-            f"the query vector has shape {vector.shape} or is not finite; collection "
-            f"{row.collection.name!r} has keys of shape ({dim},)"
-        )

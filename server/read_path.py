@@ -18,11 +18,16 @@ from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind
 from server.engine.generator import (
     ATTENTION,
+    BM25,
+    HYBRID,
+    LEXICAL,
+    ROUTER,
     GenerationChunk,
     GenerationRequest,
     SelectionUnavailableError,
 )
 from server.errors import ApiError
+from server.fusion import fuse
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult, SelectedMemory, Usage
 from server.services import Services
@@ -207,7 +212,7 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             '"text" or "none"',
             param="context",
         )
-    available = services.engine_info().selections
+    available = (*services.engine_info().selections, *LEXICAL)
     if body.selection not in available:
         raise SelectionUnavailableError(
             f"selection {body.selection} is not available with the loaded bundle; choose one of: "
@@ -223,21 +228,44 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
 
 async def _select(services: Services, body: QueryBody, watch: Stopwatch) -> list[Hit]:
     """The ``top_k`` memories for the query, best first."""
-    reranks = body.selection == ATTENTION
-    wanted = max(body.top_k, services.settings.rerank_candidates) if reranks else body.top_k
+    if body.selection == BM25:
+        return await _by_words(services, body, body.top_k)
+    if body.selection == HYBRID:
+        candidates = max(body.top_k, services.settings.rerank_candidates)
+        by_key = await _by_key(services, body, ROUTER, candidates, watch)
+        return fuse([by_key, await _by_words(services, body, candidates)])[: body.top_k]
+    if body.selection == ATTENTION:
+        candidates = max(body.top_k, services.settings.rerank_candidates)
+        hits = await _by_key(services, body, ATTENTION, candidates, watch)
+        return (await _rerank(services, body, hits, watch))[: body.top_k]
+    return await _by_key(services, body, body.selection, body.top_k, watch)
+
+
+async def _by_words(services: Services, body: QueryBody, wanted: int) -> list[Hit]:
+    select = services.store.select_by_words
+    return await services.read(select, body.collection, body.query, wanted, filters=body.filters)
+
+
+async def _by_key(
+    services: Services, body: QueryBody, selection: str, wanted: int, watch: Stopwatch
+) -> list[Hit]:
     with watch.stage("embed"):
-        vector = await services.engine.embed_query(body.query, body.selection)  # (d,)
-    hits = await services.read(
-        services.store.select, body.collection, vector, wanted, filters=body.filters
-    )
-    if not reranks or not hits:
+        vector = await services.engine.embed_query(body.query, selection)  # (d,)
+    select = services.store.select
+    return await services.read(select, body.collection, vector, wanted, filters=body.filters)
+
+
+async def _rerank(
+    services: Services, body: QueryBody, hits: list[Hit], watch: Stopwatch
+) -> list[Hit]:
+    if not hits:
         return hits
     with watch.stage("rerank"):
         codes = await services.read(services.store.load_codes, [hit.memory for hit in hits])
         router = [hit.score for hit in hits]
         scores = await services.engine.rerank(body.query, codes, router)
-    best = sorted(zip(scores, hits, strict=True), key=lambda pair: pair[0], reverse=True)
-    return [replace(hit, score=score) for score, hit in best[: body.top_k]]
+    ranked = sorted(zip(scores, hits, strict=True), key=lambda pair: pair[0], reverse=True)
+    return [replace(hit, score=score) for score, hit in ranked]
 
 
 def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:

@@ -30,7 +30,7 @@ def query(
         str | None,
         typer.Option(
             "--selection",
-            help="How memories are ranked: cosine or router.",
+            help="How memories are ranked: router, cosine, attention, bm25 or hybrid.",
             show_default="router",
         ),
     ] = None,

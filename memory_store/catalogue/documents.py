@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import zstandard
@@ -207,6 +209,23 @@ def text_of_memory(connection: Connection, memory_id: int) -> str | None:
         (memory_id,),
     ).fetchone()
     return decompress(row[0]) if row else None
+
+
+def passages_added_since(
+    connection: Connection, collection_id: int, seq: int
+) -> list[tuple[int, str]]:
+    """(memory_id, passage) of live memories added after ``seq`` whose text is kept; from 0, all."""
+    rows = connection.execute(
+        "SELECT m.memory_id, m.document_key, m.text_start, m.text_end FROM memories m"
+        " JOIN documents d USING (document_key) WHERE m.collection_id = ? AND m.added_seq > ?"
+        " AND m.removed_seq IS NULL AND d.keep_text = 1 ORDER BY m.document_key",
+        (collection_id, seq),
+    )
+    passages = []
+    for document_key, group in groupby(rows, key=itemgetter(1)):
+        whole = text(connection, document_key) or ""
+        passages += [(memory_id, whole[start:end]) for memory_id, _, start, end in group]
+    return passages
 
 
 def _with_memories(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Document]:

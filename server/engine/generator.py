@@ -14,6 +14,12 @@ from memory_store.records import FloatArray, MemorySpec
 
 ATTENTION = "attention"
 """The selection that re-ranks the router's candidates."""
+ROUTER = "router"
+BM25 = "bm25"
+HYBRID = "hybrid"
+LEXICAL = (BM25, HYBRID)
+"""Selections that no bundle is needed for: by the words of the kept texts, alone or fused with the
+router's. The server makes them itself."""
 
 
 class EngineError(Exception):

@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel
 
 from memory_store import records
-from server.engine.generator import EngineInfo
+from server.engine.generator import LEXICAL, EngineInfo
 
 Item = TypeVar("Item")
 
@@ -219,7 +219,7 @@ class EngineResult(BaseModel):
             dtype=info.dtype,
             device=info.device,
             context_tokens=info.context_tokens,
-            selections=list(info.selections),
+            selections=[*info.selections, *LEXICAL],
         )
 
 

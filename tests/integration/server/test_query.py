@@ -296,3 +296,23 @@ def test_write_restart_query_gives_the_same_answer(
         beat(reopened)
         again = ask(make_client(max_top_k=settings.max_top_k))
     assert (again["answer"], again["memories"]) == (before["answer"], before["memories"])
+
+
+def test_memories_are_selected_by_the_words_of_their_texts(stocked: TestClient) -> None:
+    answer = ask(stocked, "apple", selection="bm25")
+    assert [memory["document_id"] for memory in answer["memories"]] == ["orchard"]
+    assert "embed" not in answer["timings_ms"]
+
+
+def test_hybrid_selection_adds_the_ranks_of_router_and_words(stocked: TestClient) -> None:
+    answer = ask(stocked, "Skye apple trees", selection="hybrid")
+    by_key = ask(stocked, "Skye apple trees", selection="router")["memories"]
+    by_words = ask(stocked, "Skye apple trees", selection="bm25")["memories"]
+    expected: dict[str, float] = {}
+    for ranking in (by_key, by_words):
+        for rank, memory in enumerate(ranking, start=1):
+            name = memory["document_id"]
+            expected[name] = expected.get(name, 0.0) + 1 / (60 + rank)
+    scores = {memory["document_id"]: memory["score"] for memory in answer["memories"]}
+    assert scores == pytest.approx(expected)
+    assert sorted(scores.values(), reverse=True) == list(scores.values())

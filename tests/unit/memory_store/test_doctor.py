@@ -210,7 +210,7 @@ def test_two_memories_for_one_passage_are_found_and_the_newer_kept(store: Memory
 def test_an_index_that_went_wrong_in_memory_is_rebuilt(store: MemoryStore) -> None:
     write(store, "some words", "d1", mode=WriteMode.FAST)
     store.select("default", key_of("some words"), 1)
-    (index,) = store._indexes.values()
+    (index,) = store._indexes.loaded().values()
     index._index.remove(index._index.ids().tolist())
     assert [problem.code for problem in store.check(repair=True)] == ["index_wrong"]
     assert store.check() == []

@@ -1,0 +1,80 @@
+"""The words of one collection's kept passages, ranked by BM25 (Robertson & Zaragoza 2009).
+
+SQLite's FTS5 in memory: nothing on disk that could be stale or damaged. Made at the first search
+by words, from the kept texts of the catalogue, then kept in step with it like the vector index.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Sequence
+
+from memory_store.catalogue import collections, documents, memories
+from memory_store.catalogue.collections import CollectionRow
+from memory_store.index.vector_index import Found
+from memory_store.storage import Storage
+
+SCHEMA = "CREATE VIRTUAL TABLE passages USING fts5(text, tokenize = 'porter unicode61')"
+WORD = re.compile(r"\w+")
+
+
+class LexicalIndex:
+    """Thread-safe: one call at a time (SQLite works outside the interpreter's lock)."""
+
+    def __init__(self, storage: Storage, row: CollectionRow) -> None:
+        self._catalogue = storage.catalogue
+        self._name = row.collection.name
+        self._collection_id = row.collection_id
+        self._lock = threading.Lock()
+        self._words = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._words.execute(SCHEMA)
+        self._seq = 0  # of the catalogue's change counter
+
+    def __len__(self) -> int:
+        with self._lock:
+            (number,) = self._words.execute("SELECT count(*) FROM passages").fetchone()
+            return int(number)
+
+    def search(self, query: str, top_k: int, allowed: Sequence[int] | None) -> Found:
+        """(memory id, score) of the ``top_k`` best passages that share a word with the query.
+
+        Args:
+            allowed: only these memories; None means all.
+        """
+        words = " OR ".join(f'"{word}"' for word in dict.fromkeys(WORD.findall(query)))
+        if not words:
+            return []
+        some = "" if allowed is None else "AND rowid IN (SELECT value FROM json_each(?)) "
+        given = () if allowed is None else (json.dumps(list(allowed)),)
+        with self._lock:
+            rows = self._words.execute(
+                "SELECT rowid, -bm25(passages) FROM passages WHERE passages MATCH ? "
+                f"{some}ORDER BY bm25(passages), rowid LIMIT ?",
+                (words, *given, top_k),
+            )
+            return rows.fetchall()
+
+    def sync(self, change_seq: int) -> None:
+        """Hold what was live at ``change_seq`` or later."""
+        with self._lock:
+            if self._seq < change_seq:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        with self._catalogue.read() as connection:
+            row = collections.find(connection, self._name)
+            if row.collection_id != self._collection_id:
+                return  # deleted and made again meanwhile; the new one has its own index
+            since = self._seq if self._seq >= row.purged_seq else 0
+            added = documents.passages_added_since(connection, self._collection_id, since)
+            gone = memories.removed_since(connection, self._collection_id, since)
+        self._words.execute("BEGIN")
+        if since == 0:  # also where tombstones we had not seen were purged: begin again
+            self._words.execute("DELETE FROM passages")
+        self._words.executemany("DELETE FROM passages WHERE rowid = ?", [(i,) for i in gone])
+        self._words.executemany("INSERT INTO passages (rowid, text) VALUES (?, ?)", added)
+        self._words.execute("COMMIT")
+        self._seq = row.change_seq
