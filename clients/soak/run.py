@@ -13,9 +13,9 @@ from clients.soak.processes import COMPACTOR, Processes, pick_victims
 from clients.soak.report import Report
 from clients.soak.traffic import traffic
 
-LONGEST_PAUSE_S = 0.6
+LONGEST_PAUSE_S = 0.5
 COMPACTION_S = 3.0
-KILLED_WHILE_STARTING = 0.15
+KILLED_WHILE_STARTING = 0.25
 
 
 def soak(
