@@ -14,9 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_store.catalogue.migrate import migrate, shipped_migrations
-from memory_store.errors import CorruptionError, DiskFullError, StoreError
+from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
+from memory_store.files import DISK_FAILED, DISK_FULL
 
 BUSY_TIMEOUT_S = 30.0
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+FAILED = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+)
 Connection = sqlite3.Connection
 
 
@@ -30,8 +41,12 @@ class Catalogue:
         self._local = threading.local()
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
-        with self._translated():
-            migrate(self.connection(), shipped_migrations())
+        try:
+            with self._translated():
+                migrate(self.connection(), shipped_migrations())
+        except BaseException:
+            self.close()
+            raise
 
     def connection(self) -> Connection:
         """This thread's connection, in autocommit: right for a single SELECT."""
@@ -43,21 +58,27 @@ class Catalogue:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Several SELECTs on one snapshot."""
+        """Several SELECTs on one snapshot.
+
+        Raises:
+            DiskFailedError, CorruptionError
+        """
         with self._translated():
             connection = self.connection()
             connection.execute("BEGIN")
             try:
                 yield connection
-            finally:
                 connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A write transaction: durable once the block ends, undone if it raises.
 
         Raises:
-            DiskFullError, CorruptionError
+            DiskFullError, DiskFailedError, CorruptionError
         """
         with self._translated():
             connection = self.connection()
@@ -67,9 +88,7 @@ class Catalogue:
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
-                    # some errors (disk full) have rolled back already
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
+                    self._roll_back(connection)
                     raise
 
     def vacuum(self) -> None:
@@ -121,6 +140,18 @@ class Catalogue:
             self._local.connection = connection
             return connection
 
+    def _roll_back(self, connection: Connection) -> None:
+        """Leave no transaction open, or every later one of this thread would be refused."""
+        if not connection.in_transaction:
+            return  # some errors (disk full) have rolled back already
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
+            self._local.connection = None
+            connection.close()
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -128,13 +159,14 @@ class Catalogue:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
+            # of an extended code, the low byte is the kind
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
-                raise DiskFullError(
-                    "the disk under the store's home is full; free space or run compact"
-                ) from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise DiskFullError(DISK_FULL) from error
+            if code in DAMAGED:
                 raise CorruptionError(
                     f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
                 ) from error
+            if code in FAILED:
+                raise DiskFailedError(DISK_FAILED.format(error)) from error
             raise
