@@ -277,9 +277,8 @@ def main() -> None:
         for target, bit, outcome in try_flips(homes, chosen):
             counts.setdefault(target.kind, Counter())[outcome] += 1
             if arguments.show and outcome in (Outcome.SERVED, Outcome.RAW):
-                say(
-                    f"{outcome}: {target.kind} {target.file} byte {target.start + bit // 8} bit {bit % 8}"
-                )
+                byte = target.start + bit // 8
+                say(f"{outcome}: {target.kind}, {target.file} byte {byte} bit {bit % 8}")
     say(f"| flipped in | tried | {' | '.join(Outcome)} |")
     say(f"|---|{'--:|' * (len(Outcome) + 1)}")
     for kind, count in counts.items():

@@ -71,7 +71,7 @@ class Processes:
         self.kills: Counter[str] = Counter()
         self._port = free_port(HOST)
         self._running: dict[str, Lifetime] = {}
-        self._client = Client(self.url, retries=NO_RETRIES, timeout_s=READY_S)
+        self.client = Client(self.url, retries=NO_RETRIES, timeout_s=READY_S)
 
     @property
     def url(self) -> str:
@@ -91,7 +91,7 @@ class Processes:
     ) -> None:
         for lifetime in self._running.values():
             stop_process(lifetime.process, STOP_S if error is None else 0.0)
-        self._client.close()
+        self.client.close()
 
     def start(self, kind: str) -> None:
         command = {
@@ -162,7 +162,7 @@ class Processes:
                     f"see {self.log_path}"
                 )
         try:
-            readiness = self._client.ready()
+            readiness = self.client.ready()
         except ParamemError:
             return False
         if server.ready_s is None and readiness.checks["engine"]["ok"]:

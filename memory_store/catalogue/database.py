@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memory_store.catalogue.migrate import migrate, shipped_migrations
+from memory_store.catalogue.write_ahead_log import check_log
 from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
 from memory_store.files import DISK_FAILED, DISK_FULL
 
@@ -41,6 +42,7 @@ class Catalogue:
         self._local = threading.local()
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
+        check_log(path.with_name(f"{path.name}-wal"))
         try:
             with self._translated():
                 migrate(self.connection(), shipped_migrations())
