@@ -7,11 +7,14 @@ process before they compete with other processes, because SQLite's own waiting i
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from memory_store.catalogue.migrate import migrate, shipped_migrations
 from memory_store.catalogue.write_ahead_log import check_log
@@ -19,7 +22,9 @@ from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError,
 from memory_store.files import DISK_FAILED, DISK_FULL
 
 BUSY_TIMEOUT_S = 30.0
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLITE_ERROR: the statements are ours, so it is the schema that is not
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+NOT_TEXT = "Could not decode to UTF-8"  # what Python says, without a code
 FAILED = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
@@ -30,6 +35,20 @@ FAILED = (
     sqlite3.SQLITE_PROTOCOL,
 )
 Connection = sqlite3.Connection
+
+
+Name = TypeVar("Name", bound=StrEnum)
+
+
+def named(kind: type[Name], value: str) -> Name:
+    """A stored name. Raises: CorruptionError: there is none like it."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise CorruptionError(
+            f"the catalogue is damaged: it holds {value!r} where a {kind.__name__} belongs; "
+            "restore a snapshot"
+        ) from None
 
 
 class Catalogue:
@@ -160,15 +179,20 @@ class Catalogue:
             yield
         except sqlite3.IntegrityError:
             raise
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise self._damaged(error) from error
         except sqlite3.Error as error:
             # of an extended code, the low byte is the kind
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
                 raise DiskFullError(DISK_FULL) from error
-            if code in DAMAGED:
-                raise CorruptionError(
-                    f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
-                ) from error
+            if code in DAMAGED or NOT_TEXT in str(error):
+                raise self._damaged(error) from error
             if code in FAILED:
                 raise DiskFailedError(DISK_FAILED.format(error)) from error
             raise
+
+    def _damaged(self, error: Exception) -> CorruptionError:
+        return CorruptionError(
+            f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
+        )

@@ -14,7 +14,7 @@ from clients.soak.ledger import Entry, Ledger
 from clients.soak.processes import Processes
 from clients.soak.traffic import answers
 
-KILLS = 6
+KILLS = 4
 
 
 def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None:
