@@ -7,6 +7,7 @@ from memory_store.crashpoints import CRASH_POINTS
 from memory_store.errors import (
     ConflictError,
     CorruptionError,
+    DiskFailedError,
     DiskFullError,
     FingerprintMismatchError,
     IdempotencyConflictError,
@@ -58,6 +59,7 @@ __all__ = [
     "CompactionReport",
     "ConflictError",
     "CorruptionError",
+    "DiskFailedError",
     "DiskFullError",
     "Document",
     "DocumentSource",

@@ -2,7 +2,7 @@
 
 ``MEMSTORE_CRASH_AT=<name>`` sends SIGKILL to this process when it reaches that point: nothing is
 flushed, no handler runs. The letters are the steps of the protocol: a submit, b lease, c codes
-made but not stored, d shard, e commit, f index file, g compaction.
+made but not stored, d shard, e commit, f index file, g compaction, i delete, j repair.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ CRASH_POINTS = (
     "g-before-repoint",
     "g-after-repoint",
     "g-after-unlink",
+    "g-after-purge",
+    "g-before-vacuum",
+    "i-before-commit",
+    "i-after-commit",
+    "j-after-tombstone",
 )
 
 

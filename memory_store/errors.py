@@ -9,6 +9,7 @@ StoreError
 │   └── LeaseLostError             the job now belongs to another worker
 ├── QueueFullError           carries retry_after_s
 ├── DiskFullError            below the disk floor, or the write hit ENOSPC
+├── DiskFailedError          the device failed, is read-only, or stayed locked; try again later
 ├── InvalidCursorError       a cursor this store did not make
 ├── InvalidFilterError       a filter the store cannot apply
 ├── InvalidMemoryError       a code that cannot be stored: wrong shape, NaN, out of range
@@ -64,6 +65,10 @@ class QueueFullError(StoreError):
 
 class DiskFullError(StoreError):
     code = "disk_full"
+
+
+class DiskFailedError(StoreError):
+    code = "disk_failed"
 
 
 class InvalidCursorError(StoreError):

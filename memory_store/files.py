@@ -10,14 +10,19 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memory_store.crashpoints import reach
-from memory_store.errors import DiskFullError
+from memory_store.errors import DiskFailedError, DiskFullError
 
 TEMP_SUFFIX = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = "the disk under the store's home is full; free space or run compact"
+DISK_FAILED = (
+    "the disk under the store's home does not do what it is asked ({}); nothing acknowledged is "
+    "lost: look after the disk and its mount, then try again"
+)
 
 
 def write_durably(path: Path, data: bytes, *, step: str) -> None:
@@ -27,13 +32,13 @@ def write_durably(path: Path, data: bytes, *, step: str) -> None:
         step: letter of the write protocol, names the crash points.
 
     Raises:
-        DiskFullError: nothing of the write is left behind.
-        OSError: the device failed; ``path`` is as it was.
+        DiskFullError, DiskFailedError: ``path`` is as it was, or wholly the new content that may
+            not survive a power cut; a temp file that could not be removed is swept later.
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
     half = len(data) // 2
     try:
-        with refuse_full_disk():
+        with told_as_disk_errors():
             descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 _write_all(descriptor, data[:half])
@@ -47,45 +52,76 @@ def write_durably(path: Path, data: bytes, *, step: str) -> None:
             reach(f"{step}-renamed")
             sync_directory(path.parent)
     except BaseException:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
         raise
 
 
 def make_directory(path: Path) -> None:
-    """Create ``path`` (0700) so that it survives a power cut; no-op when it exists."""
+    """Create ``path`` (0700) so that it survives a power cut; no-op when it exists.
+
+    Raises:
+        DiskFullError, DiskFailedError: it is not there, so that the next call tries again.
+    """
     if path.is_dir():
         return
-    with refuse_full_disk():
+    with told_as_disk_errors():
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_directory(path.parent)
+        try:
+            sync_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                path.rmdir()
+            raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file; a missing one is fine.
+
+    Raises:
+        DiskFailedError
+    """
+    with told_as_disk_errors():
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Make the renames and unlinks in ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make the renames and unlinks in ``path`` durable.
+
+    Raises:
+        DiskFullError, DiskFailedError
+    """
+    with told_as_disk_errors():
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes an unprivileged process may still write below ``path``."""
-    status = os.statvfs(path)
+    """Bytes an unprivileged process may still write below ``path``.
+
+    Raises:
+        DiskFailedError
+    """
+    with told_as_disk_errors():
+        status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
 
 @contextmanager
-def refuse_full_disk() -> Iterator[None]:
-    """Turn ENOSPC and EDQUOT into :class:`DiskFullError`."""
+def told_as_disk_errors() -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT into :class:`DiskFullError`, what else a device can answer into
+    :class:`DiskFailedError`. That a file is not there is an answer, not a failure."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         if error.errno in FULL:
-            raise DiskFullError(
-                "the disk under the store's home is full; free space or run compact"
-            ) from error
-        raise
+            raise DiskFullError(DISK_FULL) from error
+        raise DiskFailedError(DISK_FAILED.format(error.strerror)) from error
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

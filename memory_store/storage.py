@@ -41,15 +41,16 @@ class Storage:
         """Create ``home`` if needed and bring its catalogue up to date.
 
         Raises:
-            IncompatibleFormatError, CorruptionError, DiskFullError
+            IncompatibleFormatError, CorruptionError, DiskFullError, DiskFailedError
         """
         make_directory(home)
         make_directory(home / "index")
+        shards = ShardFiles(home / "shards")
         catalogue = Catalogue(home / "catalogue.db")
         return cls(
             home=home,
             catalogue=catalogue,
-            shards=ShardFiles(home / "shards"),
+            shards=shards,
             jobs=SqliteJobQueue(catalogue, max_attempts=max_attempts, clock=clock),
             clock=clock,
             orphan_grace_s=orphan_grace_s,

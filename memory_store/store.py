@@ -82,11 +82,16 @@ class MemoryStore:
         Raises:
             IncompatibleFormatError: a newer paramem wrote this home.
             CorruptionError: the catalogue cannot be read.
+            DiskFullError, DiskFailedError: the home cannot be written.
         """
         storage = Storage.open(
             home, max_attempts=max_attempts, clock=clock, orphan_grace_s=orphan_grace_s
         )
-        recovery.sweep(storage)
+        try:
+            recovery.sweep(storage)
+        except BaseException:
+            storage.close()
+            raise
         return cls(storage, max_queue=max_queue, disk_floor_bytes=disk_floor_bytes)
 
     def close(self) -> None:
@@ -157,7 +162,8 @@ class MemoryStore:
 
         Raises:
             NotFoundError: no such collection.
-            QueueFullError, DiskFullError: nothing was stored; try again later.
+            QueueFullError, DiskFullError, DiskFailedError: nothing was acknowledged; try again
+                later with the same key.
             IdempotencyConflictError: the key was used with another body.
         """
         return intake.submit(

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from memory_store.errors import (
     ConflictError,
+    DiskFailedError,
     DiskFullError,
     InvalidCursorError,
     InvalidFilterError,
@@ -54,6 +55,7 @@ STATUSES: Sequence[tuple[type[Exception], int]] = (
     (ConflictError, 409),
     (QueueFullError, 429),
     (DiskFullError, 507),
+    (DiskFailedError, 503),
     (InvalidCursorError, 422),
     (InvalidFilterError, 422),
     (EngineNotReadyError, 503),

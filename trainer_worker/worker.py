@@ -31,6 +31,7 @@ import structlog
 
 from memory_store.errors import (
     CorruptionError,
+    DiskFailedError,
     DiskFullError,
     FingerprintMismatchError,
     NotFoundError,
@@ -303,6 +304,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _is_fault_of_store(error: Exception) -> bool:
     """Full, failing or locked: not this batch's fault, and likely to pass."""
-    return isinstance(error, (DiskFullError, sqlite3.OperationalError)) or (
+    return isinstance(error, (DiskFullError, DiskFailedError, sqlite3.OperationalError)) or (
         isinstance(error, OSError) and error.errno in STORE_ERRNOS
     )

@@ -18,6 +18,7 @@ from clients.cli import (
     query,
     rag,
     reencode,
+    soak,
     train,
     write,
 )
@@ -52,6 +53,7 @@ app.command("eval", rich_help_panel=MEASURE)(evaluate.evaluate)
 app.command(rich_help_panel=MEASURE)(demo.demo)
 app.command(rich_help_panel=MEASURE)(bench.bench)
 app.command(rich_help_panel=MEASURE)(rag.rag)
+app.command(rich_help_panel=MEASURE)(soak.soak)
 
 
 def _print_version(wanted: bool) -> None:

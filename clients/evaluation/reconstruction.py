@@ -9,10 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-
-from rouge_score import rouge_scorer
+from typing import TYPE_CHECKING
 
 from clients.results import Memory, Reconstruction
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 WITH, WITHOUT = "nats_per_token", "nats_per_token_without_memory"
 
@@ -75,5 +77,7 @@ def _rouge_l(reference: str, recited: str) -> float:
 
 
 @cache
-def _scorer() -> rouge_scorer.RougeScorer:
+def _scorer() -> RougeScorer:
+    from rouge_score import rouge_scorer  # it brings nltk: a quarter of a second in every command
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)

@@ -14,6 +14,7 @@ from memory_store.catalogue.collections import CollectionRow
 from memory_store.catalogue.database import Connection
 from memory_store.catalogue.intake import write_again
 from memory_store.errors import CorruptionError, IncompatibleFormatError
+from memory_store.files import remove
 from memory_store.index.index_file import digest_of, load_index_file
 from memory_store.index.live_index import LiveIndex
 from memory_store.jobs import sqlite_jobs
@@ -284,7 +285,7 @@ def _sweep(storage: Storage) -> bool:
 
 
 def _delete_file(path: Path) -> bool:
-    path.unlink(missing_ok=True)
+    remove(path)
     return True
 
 

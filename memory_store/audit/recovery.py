@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from memory_store.catalogue.database import Connection
-from memory_store.files import TEMP_SUFFIX
+from memory_store.files import TEMP_SUFFIX, remove, told_as_disk_errors
 from memory_store.storage import Storage
 
 
@@ -19,7 +19,7 @@ def sweep(storage: Storage) -> int:
     """Delete old leftovers. Returns how many files went."""
     temps = temp_files(storage)
     for temp in temps:
-        temp.unlink(missing_ok=True)
+        remove(temp)
     with storage.catalogue.read() as connection:
         orphans = orphan_shards(storage, connection)
     if orphans:
@@ -52,6 +52,8 @@ def orphan_shards(storage: Storage, connection: Connection) -> list[str]:
 def _is_old(storage: Storage, path: Path) -> bool:
     try:
         # wall clock: a file's age has no other
-        return time.time() - path.stat().st_mtime >= storage.orphan_grace_s
+        with told_as_disk_errors():
+            modified = path.stat().st_mtime
+        return time.time() - modified >= storage.orphan_grace_s
     except FileNotFoundError:
         return False

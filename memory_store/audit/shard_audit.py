@@ -16,7 +16,8 @@ from memory_store.catalogue.collections import CollectionRow
 from memory_store.catalogue.database import Connection
 from memory_store.catalogue.intake import write_again
 from memory_store.catalogue.memories import Pointer
-from memory_store.errors import CorruptionError, IncompatibleFormatError
+from memory_store.crashpoints import reach
+from memory_store.errors import CorruptionError, DiskFailedError, IncompatibleFormatError
 from memory_store.records import Problem, Tier
 from memory_store.shards.compaction import live_rows, rewrite
 from memory_store.shards.shard import ShardReader, row_checksum
@@ -37,7 +38,7 @@ class Damage:
 
     what: str
     memory_ids: Sequence[int]
-    repairable: bool = True
+    remedy: str | None = None  # what people must do, where nothing here can repair it
 
 
 def audit_shards(storage: Storage) -> list[Finding]:
@@ -58,8 +59,8 @@ def _finding(storage: Storage, shard: ShardRow, damage: Damage) -> Finding:
     message = (
         f"shard {shard.name} {damage.what}; {len(damage.memory_ids)} memories are lost with it"
     )
-    if not damage.repairable:
-        return Finding(Problem(code, message, "upgrade paramem"))
+    if damage.remedy is not None:
+        return Finding(Problem(code, message, damage.remedy))
     storage.counters.checksum_failures += len(damage.memory_ids)
     repair = (
         "remove the damaged memories, write their documents again where the text was kept, "
@@ -82,7 +83,10 @@ def _inspect(storage: Storage, shard: ShardRow, pointers: Sequence[Pointer]) -> 
     except CorruptionError as error:
         return Damage(f"is unreadable ({error.message})", everything)
     except IncompatibleFormatError as error:
-        return Damage(f"is unreadable ({error.message})", everything, repairable=False)
+        return Damage(f"is unreadable ({error.message})", everything, remedy="upgrade paramem")
+    except DiskFailedError as error:
+        # the bytes may be sound: rewriting would give them up
+        return Damage(f"cannot be read ({error.message})", everything, remedy="mend the disk")
     if reader.spec != shard.collection.collection.spec or reader.num_rows != shard.num_rows:
         return Damage("has the header of another shard", damaged)
     if damaged or tensors:
@@ -110,6 +114,7 @@ def _rescue(storage: Storage, shard: ShardRow, memory_ids: Sequence[int]) -> boo
                 written_again &= write_again(
                     storage, connection, collection_id, document_id, refine=tier is Tier.FIT
                 )
+        reach("j-after-tombstone")
     rewrite(storage, shard.collection, [shard.shard_id])
     return written_again
 

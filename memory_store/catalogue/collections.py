@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
-from memory_store.catalogue.database import Connection
+from memory_store.catalogue.database import Connection, named
 from memory_store.errors import ConflictError, NotFoundError
 from memory_store.records import CodeFormat, Collection, MemorySpec, Page
 
@@ -127,5 +127,5 @@ def describe(spec: MemorySpec) -> str:
 
 def _from_row(row: tuple[Any, ...]) -> CollectionRow:
     name, fingerprint, slots, z_dim, code_format, created_at, documents, memories, *rest = row
-    spec = MemorySpec(fingerprint, slots, z_dim, CodeFormat(code_format))
+    spec = MemorySpec(fingerprint, slots, z_dim, named(CodeFormat, code_format))
     return CollectionRow(Collection(name, spec, created_at, documents, memories), *rest)

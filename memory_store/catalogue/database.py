@@ -7,17 +7,48 @@ process before they compete with other processes, because SQLite's own waiting i
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from memory_store.catalogue.migrate import migrate, shipped_migrations
-from memory_store.errors import CorruptionError, DiskFullError, StoreError
+from memory_store.catalogue.write_ahead_log import check_log
+from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
+from memory_store.files import DISK_FAILED, DISK_FULL
 
 BUSY_TIMEOUT_S = 30.0
+# SQLITE_ERROR: the statements are ours, so it is the schema that is not
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+NOT_TEXT = "Could not decode to UTF-8"  # what Python says, without a code
+FAILED = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+)
 Connection = sqlite3.Connection
+
+
+Name = TypeVar("Name", bound=StrEnum)
+
+
+def named(kind: type[Name], value: str) -> Name:
+    """A stored name. Raises: CorruptionError: there is none like it."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise CorruptionError(
+            f"the catalogue is damaged: it holds {value!r} where a {kind.__name__} belongs; "
+            "restore a snapshot"
+        ) from None
 
 
 class Catalogue:
@@ -30,8 +61,13 @@ class Catalogue:
         self._local = threading.local()
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
-        with self._translated():
-            migrate(self.connection(), shipped_migrations())
+        check_log(path.with_name(f"{path.name}-wal"))
+        try:
+            with self._translated():
+                migrate(self.connection(), shipped_migrations())
+        except BaseException:
+            self.close()
+            raise
 
     def connection(self) -> Connection:
         """This thread's connection, in autocommit: right for a single SELECT."""
@@ -43,21 +79,27 @@ class Catalogue:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Several SELECTs on one snapshot."""
+        """Several SELECTs on one snapshot.
+
+        Raises:
+            DiskFailedError, CorruptionError
+        """
         with self._translated():
             connection = self.connection()
             connection.execute("BEGIN")
             try:
                 yield connection
-            finally:
                 connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A write transaction: durable once the block ends, undone if it raises.
 
         Raises:
-            DiskFullError, CorruptionError
+            DiskFullError, DiskFailedError, CorruptionError
         """
         with self._translated():
             connection = self.connection()
@@ -67,9 +109,7 @@ class Catalogue:
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
-                    # some errors (disk full) have rolled back already
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
+                    self._roll_back(connection)
                     raise
 
     def vacuum(self) -> None:
@@ -121,20 +161,38 @@ class Catalogue:
             self._local.connection = connection
             return connection
 
+    def _roll_back(self, connection: Connection) -> None:
+        """Leave no transaction open, or every later one of this thread would be refused."""
+        if not connection.in_transaction:
+            return  # some errors (disk full) have rolled back already
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
+            self._local.connection = None
+            connection.close()
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.IntegrityError:
             raise
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise self._damaged(error) from error
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
+            # of an extended code, the low byte is the kind
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
-                raise DiskFullError(
-                    "the disk under the store's home is full; free space or run compact"
-                ) from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise CorruptionError(
-                    f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
-                ) from error
+                raise DiskFullError(DISK_FULL) from error
+            if code in DAMAGED or NOT_TEXT in str(error):
+                raise self._damaged(error) from error
+            if code in FAILED:
+                raise DiskFailedError(DISK_FAILED.format(error)) from error
             raise
+
+    def _damaged(self, error: Exception) -> CorruptionError:
+        return CorruptionError(
+            f"the catalogue {self.path.name} is damaged ({error}); restore a snapshot"
+        )

@@ -18,7 +18,7 @@ import zstandard
 from memory_store.catalogue import collections, filters, memories
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Connection
-from memory_store.errors import NotFoundError
+from memory_store.errors import CorruptionError, NotFoundError
 from memory_store.records import Document, Page, WriteRequest
 
 ZSTD_LEVEL = 3
@@ -43,11 +43,19 @@ class Version:
 
 
 def compress(text: str) -> bytes:
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(text.encode("utf-8"))
+    """With a checksum in the frame: without one a flipped bit is another text."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    return compressor.compress(text.encode("utf-8"))
 
 
 def decompress(body: bytes) -> str:
-    return zstandard.ZstdDecompressor().decompress(body).decode("utf-8")
+    """Raises: CorruptionError: the bytes are not those that were written."""
+    try:
+        return zstandard.ZstdDecompressor().decompress(body).decode("utf-8")
+    except (zstandard.ZstdError, UnicodeDecodeError, MemoryError, TypeError) as error:
+        raise CorruptionError(
+            f"the text of a document is damaged ({error}); write the document again"
+        ) from error
 
 
 def insert_version(

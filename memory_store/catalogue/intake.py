@@ -79,6 +79,8 @@ def delete_document(storage: Storage, collection: str, document_id: str) -> None
                 f"there is no document {document_id!r} in collection {collection!r}",
                 param="document_id",
             )
+        reach("i-before-commit")
+    reach("i-after-commit")
 
 
 def delete_documents(storage: Storage, collection: str, filters: Mapping[str, Any]) -> int:

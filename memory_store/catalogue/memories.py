@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory_store.catalogue import collections, filters
-from memory_store.catalogue.database import Connection
+from memory_store.catalogue.database import Connection, named
 from memory_store.records import Hit, Memory, PassageMemory, Tier
 from memory_store.shards.shard import SealedShard
 
@@ -240,7 +240,7 @@ def _from_row(row: tuple[Any, ...]) -> Memory:
         document_id=document_id,
         version=version,
         passage=passage,
-        tier=Tier(tier),
+        tier=named(Tier, tier),
         fingerprint=fingerprint,
         shard=shard,
         row=shard_row,

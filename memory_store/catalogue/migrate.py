@@ -65,7 +65,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
                 )
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
 
 

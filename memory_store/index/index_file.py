@@ -75,23 +75,29 @@ def load_index_file(path: Path) -> tuple[IndexHeader, bytes]:
     """Read it back.
 
     Raises:
-        FileNotFoundError; CorruptionError: any bit is not as written.
+        FileNotFoundError; CorruptionError: any bit is not as written, or cannot be read.
         IncompatibleFormatError: another paramem wrote it.
     """
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise CorruptionError(f"{path.name} is not an index")
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > MAX_HEADER_BYTES:
-            raise CorruptionError(f"{path.name} claims a header of {length} bytes")
-        try:
-            fields = json.loads(file.read(length))
-            if fields["format_version"] != FORMAT_VERSION:
-                raise IncompatibleFormatError(f"{path.name} was written by another paramem")
-            header = IndexHeader(**fields)
-        except (ValueError, TypeError, KeyError):
-            raise CorruptionError(f"{path.name} has an unreadable header") from None
-        payload = file.read()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CorruptionError(f"{path.name} cannot be read ({error.strerror})") from error
+    if data[: len(MAGIC)] != MAGIC:
+        raise CorruptionError(f"{path.name} is not an index")
+    start = len(MAGIC) + LENGTH_BYTES
+    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    if length > MAX_HEADER_BYTES:
+        raise CorruptionError(f"{path.name} claims a header of {length} bytes")
+    try:
+        fields = json.loads(data[start : start + length])
+        if fields["format_version"] != FORMAT_VERSION:
+            raise IncompatibleFormatError(f"{path.name} was written by another paramem")
+        header = IndexHeader(**fields)
+    except (ValueError, TypeError, KeyError):
+        raise CorruptionError(f"{path.name} has an unreadable header") from None
+    payload = data[start + length :]
     if xxhash.xxh3_128_hexdigest(payload) != header.payload_checksum:
         raise CorruptionError(f"{path.name} does not match its checksum")
     return header, payload

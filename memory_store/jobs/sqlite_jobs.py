@@ -14,7 +14,7 @@ from typing import Any
 import uuid_utils
 
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
-from memory_store.catalogue.database import Catalogue, Connection
+from memory_store.catalogue.database import Catalogue, Connection, named
 from memory_store.crashpoints import reach
 from memory_store.errors import ConflictError, LeaseLostError, NotFoundError
 from memory_store.jobs.queue import (
@@ -358,9 +358,9 @@ def _from_row(row: tuple[Any, ...]) -> Job:
         collection=collection,
         document_id=document_id,
         version=version,
-        tier=Tier(tier),
-        mode=WriteMode(mode),
-        status=JobStatus(status),
+        tier=named(Tier, tier),
+        mode=named(WriteMode, mode),
+        status=named(JobStatus, status),
         progress=progress,
         attempts=attempts,
         max_attempts=max_attempts,

@@ -19,6 +19,7 @@ from memory_store.catalogue.database import Connection
 from memory_store.catalogue.memories import Pointer
 from memory_store.crashpoints import reach
 from memory_store.errors import CorruptionError, IncompatibleFormatError
+from memory_store.files import remove
 from memory_store.records import CompactionReport, MemorySpec
 from memory_store.shards.codec import HEADER_DTYPES, Tensor, layout
 from memory_store.shards.shard import SealedShard, row_checksum
@@ -58,6 +59,7 @@ def compact(
         if progress is not None:
             progress((done + 1) / (len(work) + 1))
     _purge_rows(storage)
+    reach("g-before-vacuum")
     storage.catalogue.vacuum()
     if progress is not None:
         progress(1.0)
@@ -215,10 +217,12 @@ def _purge_deleted_collections(storage: Storage) -> None:
         for collection_id in deleted:
             for table in ("memories", "shards", "documents"):
                 connection.execute(f"DELETE FROM {table} WHERE collection_id = ?", (collection_id,))
+    if deleted:
+        reach("g-after-purge")
     for collection_id in deleted:
         storage.shards.forget(collection_id)
         shutil.rmtree(storage.shards.path(str(collection_id)), ignore_errors=True)
-        storage.index_path(collection_id).unlink(missing_ok=True)
+        remove(storage.index_path(collection_id))
 
 
 def _purge_rows(storage: Storage) -> None:

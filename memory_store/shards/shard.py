@@ -26,7 +26,7 @@ import xxhash
 from safetensors.numpy import save
 
 from memory_store.errors import CorruptionError, IncompatibleFormatError
-from memory_store.files import write_durably
+from memory_store.files import told_as_disk_errors, write_durably
 from memory_store.records import CodeFormat, MemorySpec
 from memory_store.shards.codec import HEADER_DTYPES, Tensor, layout
 
@@ -105,13 +105,15 @@ class ShardReader:
         FileNotFoundError: compacted away, or lost.
         CorruptionError: not a whole shard.
         IncompatibleFormatError: written by a newer paramem.
+        DiskFailedError: the device failed; here and wherever bytes are read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
-        self._size = os.fstat(self._descriptor).st_size
+        with told_as_disk_errors():
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
+            self._size = os.fstat(self._descriptor).st_size
         header, data_start = self._read_header()
         self._metadata = header.pop("__metadata__", None)
         self.spec, self.num_rows = self._read_spec()
@@ -230,7 +232,8 @@ class ShardReader:
         return slots
 
     def _read(self, length: int, offset: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset)
+        with told_as_disk_errors():
+            data = os.pread(self._descriptor, length, offset)
         if len(data) != length:
             raise self._corrupt("is cut short")
         return data

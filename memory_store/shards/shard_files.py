@@ -10,7 +10,7 @@ from pathlib import Path
 import uuid_utils
 
 from memory_store.errors import CorruptionError
-from memory_store.files import make_directory, sync_directory
+from memory_store.files import make_directory, remove, sync_directory
 from memory_store.records import MemorySpec
 from memory_store.shards.codec import Tensor
 from memory_store.shards.shard import SealedShard, ShardReader, seal
@@ -77,12 +77,12 @@ class ShardFiles:
                 del self._open[name]
 
     def unlink(self, names: list[str]) -> None:
-        """Delete shards durably; a missing one is fine."""
+        """Delete shards durably; a missing one is fine. Raises: DiskFailedError."""
         with self._lock:
             for name in names:
                 self._open.pop(name, None)
         for name in names:
-            self.path(name).unlink(missing_ok=True)
+            remove(self.path(name))
         for directory in {self.path(name).parent for name in names}:
             if directory.is_dir():
                 sync_directory(directory)

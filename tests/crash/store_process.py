@@ -1,17 +1,19 @@
 """One operation on a store, in a process that may be killed in the middle of it.
 
-Usage: ``python -m tests.crash.store_process HOME submit|work|compact|save``. After every document
-that ``submit`` was told is durable, its id is printed: what a client would have seen as a 202.
+Usage: ``python -m tests.crash.store_process HOME submit|work|compact|save|delete|repair``. After
+every document that ``submit`` was told is durable, its id is printed: what a client would have seen
+as a 202.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from memory_store import MemoryStore, WriteRequest
-from tests.unit.memory_store.making import key_of, open_store, work
+from memory_store import MemoryStore, Tier, WriteRequest
+from tests.unit.memory_store.making import SPEC, key_of, open_store, work
 
 DOCUMENTS = tuple(f"d{number}" for number in range(4))
 
@@ -28,11 +30,41 @@ def save(store: MemoryStore) -> None:
     store.save_index()
 
 
+def delete(store: MemoryStore) -> None:
+    store.delete_document("default", "d0")
+
+
+def prepare(home: Path, operation: str) -> None:
+    """What must be there before the operation that is killed."""
+    with open_store(home) as store:
+        if operation == "submit":
+            return
+        submit(store)
+        if operation == "work":
+            return
+        work(store)
+        store.delete_document("default", "d3")
+        store.submit(WriteRequest("text of d3", "d3"))
+        work(store, tiers=(Tier.FAST,))
+        if operation == "compact":
+            store.put_collection("emptied", SPEC)
+            store.submit(WriteRequest("text", "x", collection="emptied"))
+            work(store, tiers=(Tier.FAST,))
+            store.delete_collection("emptied")
+    if operation == "repair":
+        for shard in (home / "shards" / "1").iterdir():
+            data = bytearray(shard.read_bytes())
+            data[-1] ^= 1
+            shard.write_bytes(data)
+
+
 OPERATIONS: dict[str, Callable[[MemoryStore], object]] = {
     "submit": submit,
     "work": work,
     "compact": MemoryStore.compact,
     "save": save,
+    "delete": delete,
+    "repair": partial(MemoryStore.check, repair=True),
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from memory_store import CRASH_POINTS, Job, JobStatus, MemoryStore, Tier, WriteRequest
+import memory_store
+from memory_store import CRASH_POINTS, Job, JobStatus, Tier
 from memory_store.crashpoints import VARIABLE
-from tests.crash.store_process import DOCUMENTS, save, submit
+from tests.crash.store_process import DOCUMENTS, prepare, save
+from tests.crash.verdict import assert_nothing_lost
 from tests.unit.memory_store.making import (
     SPEC,
     WORKER,
@@ -31,8 +34,17 @@ STEPS = {
     "e": ["work"],
     "f": ["save"],
     "g": ["compact"],
+    "j": ["repair"],
 }
-KILLS = [(point, operation) for point in CRASH_POINTS for operation in STEPS[point[0]]]
+DELETED = {"i-before-commit": False, "i-after-commit": True}
+"""Whether the document is gone for good when its deletion was killed there."""
+KILLS = [
+    (point, operation)
+    for point in CRASH_POINTS
+    if point not in DELETED
+    for operation in STEPS[point[0]]
+]
+NAMED = re.compile(r'reach\(f?"(?:\{step\}|[a-z])-([a-z-]+)"\)')
 
 
 def run(home: Path, operation: str, crash_at: str) -> subprocess.CompletedProcess[str]:
@@ -46,19 +58,6 @@ def run(home: Path, operation: str, crash_at: str) -> subprocess.CompletedProces
     )
 
 
-def prepare(home: Path, operation: str) -> None:
-    """What must be there before the operation that is killed."""
-    with open_store(home) as store:
-        if operation == "submit":
-            return
-        submit(store)
-        if operation in ("compact", "save"):
-            work(store)
-            store.delete_document("default", "d3")
-            store.submit(WriteRequest("text of d3", "d3"))
-            work(store, tiers=(Tier.FAST,))
-
-
 @pytest.mark.parametrize(("point", "operation"), KILLS)
 def test_nothing_acknowledged_is_lost_and_nothing_is_stored_twice(
     tmp_path: Path, point: str, operation: str
@@ -67,36 +66,30 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_stored_twice(
     killed = run(tmp_path, operation, point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     acknowledged = killed.stdout.split() if operation == "submit" else list(DOCUMENTS)
+    if operation == "repair":
+        with open_store(tmp_path) as store:
+            assert all(problem.repaired for problem in store.check(repair=True))
+    assert_nothing_lost(tmp_path, acknowledged, send_again=operation == "submit")
 
-    clock = Clock()
-    clock.now = 4e9  # every lease of the killed process has expired
-    with open_store(tmp_path, clock=clock, orphan_grace_s=0.0) as store:
+
+@pytest.mark.parametrize(("point", "deleted"), DELETED.items())
+def test_a_killed_delete_has_happened_wholly_or_not_at_all(
+    tmp_path: Path, point: str, deleted: bool
+) -> None:
+    prepare(tmp_path, "delete")
+    killed = run(tmp_path, "delete", point)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with open_store(tmp_path, orphan_grace_s=0.0) as store:
         assert store.check() == []
-        listed = {document.document_id for document in store.documents().items}
-        assert set(acknowledged) <= listed
-        for name in acknowledged:
-            assert remembered_or_queued(store, name)
-        # a client that saw no answer sends again: still one document, one job
-        if operation == "submit":
-            submit(store)
-        work(store)
-        for name in DOCUMENTS:
-            document = store.document("default", name)
-            assert [(m.passage, m.tier) for m in document.memories] == [(0, Tier.FIT)]
-            hits = store.select("default", key_of(f"text of {name}", Tier.FIT), 50)
-            assert len(hits) == len(DOCUMENTS)
-            assert hits[0].memory.document_id == name
-            assert len(store.load_codes([hit.memory for hit in hits])) == len(DOCUMENTS)
-        store.compact()
-        assert store.check() == []
-        assert store.stats().dead_rows == 0
+        assert [d.document_id for d in store.documents().items] == list(DOCUMENTS)[deleted:]
+        hits = store.select("default", key_of("text of d0", Tier.FIT), 50)
+        assert ("d0" in {hit.memory.document_id for hit in hits}) is not deleted
 
 
-def remembered_or_queued(store: MemoryStore, name: str) -> bool:
-    jobs = [job for job in store.jobs.list(limit=100).items if job.document_id == name]
-    return bool(store.document("default", name).memories) or any(
-        job.status in (JobStatus.QUEUED, JobStatus.RUNNING) for job in jobs
-    )
+def test_every_point_in_the_code_is_listed_and_every_listed_one_is_in_the_code() -> None:
+    root = Path(memory_store.__file__).parent
+    named = {name for file in root.rglob("*.py") for name in NAMED.findall(file.read_text())}
+    assert named == {point.partition("-")[2] for point in CRASH_POINTS}
 
 
 @pytest.mark.parametrize("point", ["d-torn", "d-synced", "d-renamed"])

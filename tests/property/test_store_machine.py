@@ -1,21 +1,26 @@
-"""The store against a dictionary: any sequence of operations, a restart anywhere.
+"""The store against a dictionary: any sequence of operations, a restart or a kill anywhere.
 
 The model knows, per document, the text of the newest version and the text and tier that answer.
+A kill leaves what is on the disk then, SQLite's log included: a copy of the home, opened anew.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from memory_store import (
+    CRASH_POINTS,
     Job,
     JobStatus,
     MemoryStore,
@@ -24,8 +29,11 @@ from memory_store import (
     WriteMode,
     WriteRequest,
 )
+from memory_store.crashpoints import VARIABLE
 from tests.unit.memory_store.making import SPEC, WORKER, Clock, open_store, passages_of, written
 
+HAPPENED = ("a-after-commit", "e-after-commit", "i-after-commit")
+"""Crash points behind the commit: what was killed there has happened all the same."""
 IDS = st.sampled_from(["d1", "d2", "d3", "d4"])
 TEXTS = st.text(alphabet="abcdef", min_size=1, max_size=35)
 
@@ -39,14 +47,21 @@ class Expected:
     answers: tuple[str, Tier] | None = None
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing the dying process still does reaches the surviving copy."""
+
+
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.home = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.root = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.home = self.root / "home-0"
         self.clock = Clock()
         self.store = self.open()
         self.expected: dict[str, Expected] = {}
         self.last_version: dict[str, int] = {}
+        self.jobs_of_deleted: set[str] = set()
+        self.kills = 0
 
     def open(self) -> MemoryStore:
         return open_store(self.home, clock=self.clock, orphan_grace_s=0.0)
@@ -57,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.open()
         self.everything_agrees()
         self.store.close()
-        shutil.rmtree(self.home)
+        shutil.rmtree(self.root)
 
     # --- rules
 
@@ -65,11 +80,8 @@ class StoreMachine(RuleBasedStateMachine):
     def write(self, document_id: str, text: str, mode: WriteMode, keep: bool) -> None:
         request = WriteRequest(text, document_id, mode=mode, keep_text=keep)
         job = self.store.submit(request).job
-        version = self.last_version.get(document_id, 0) + 1
-        assert job.version == version
-        self.last_version[document_id] = version
-        before = self.expected.get(document_id)
-        self.expected[document_id] = Expected(version, text, before.answers if before else None)
+        self.note_write(document_id, text)
+        assert job.version == self.last_version[document_id]
 
     @rule(limit=st.integers(1, 4))
     def commit(self, limit: int) -> None:
@@ -100,6 +112,8 @@ class StoreMachine(RuleBasedStateMachine):
         for status in (JobStatus.FAILED, JobStatus.DEAD):
             for job in self.store.jobs.list(status=status).items:
                 current = self.expected.get(job.document_id)
+                if job.job_id in self.jobs_of_deleted:
+                    continue
                 if current is not None and current.version == job.version:
                     self.store.jobs.retry(job.job_id)
 
@@ -124,6 +138,57 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.save_index()
         self.store.close()
         self.store = self.open()
+
+    @rule()
+    def delete_the_collection_and_make_it_again(self) -> None:
+        self.jobs_of_deleted |= {job.job_id for job in self.store.jobs.list(limit=1000).items}
+        self.store.delete_collection("default")
+        self.store.put_collection("default", SPEC)
+        self.expected.clear()
+        self.last_version.clear()
+
+    @rule()
+    def kill_between_two_operations(self) -> None:
+        self.survive(self.copy_home())
+
+    @rule(
+        document_id=IDS,
+        text=TEXTS,
+        point=st.sampled_from(["a-before-commit", "a-after-commit"]),
+    )
+    def kill_while_writing(self, document_id: str, text: str, point: str) -> None:
+        request = WriteRequest(text, document_id)
+        if self.killed_at(point, lambda: self.store.submit(request)) and point in HAPPENED:
+            self.note_write(document_id, text)
+
+    @rule(point=st.sampled_from(["c-before-shard", "d-renamed", "e-before-commit", HAPPENED[1]]))
+    def kill_while_committing(self, point: str) -> None:
+        jobs = self.store.jobs.lease(WORKER, limit=4, lease_s=60.0)
+        batch = [written(self.store, job) for job in jobs]
+        if self.killed_at(point, lambda: self.store.commit(batch, SPEC, WORKER)):
+            if point in HAPPENED:
+                self.record(jobs)
+            self.clock.advance(61.0)  # the lease of the dead worker expires
+
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data(), point=st.sampled_from(["i-before-commit", "i-after-commit"]))
+    def kill_while_deleting(self, data: st.DataObject, point: str) -> None:
+        victim = data.draw(st.sampled_from(sorted(self.expected)))
+        assert self.killed_at(point, lambda: self.store.delete_document("default", victim))
+        if point in HAPPENED:
+            del self.expected[victim]
+
+    @rule(point=st.sampled_from([point for point in CRASH_POINTS if point[0] in "dg"]))
+    def kill_while_compacting(self, point: str) -> None:
+        self.killed_at(point, self.store.compact)
+
+    @rule()
+    def save_and_look_with_fresh_eyes(self) -> None:
+        self.store.save_index()
+        working, self.store = self.store, self.open()
+        self.everything_agrees()
+        self.store.close()
+        self.store = working
 
     # --- invariants
 
@@ -193,6 +258,43 @@ class StoreMachine(RuleBasedStateMachine):
             expected = self.expected[job.document_id]
             assert expected.version == job.version
             expected.answers = (expected.text, job.tier)
+
+    def note_write(self, document_id: str, text: str) -> None:
+        version = self.last_version.get(document_id, 0) + 1
+        self.last_version[document_id] = version
+        before = self.expected.get(document_id)
+        self.expected[document_id] = Expected(version, text, before.answers if before else None)
+
+    # --- kills
+
+    def killed_at(self, point: str, operation: Callable[[], object]) -> bool:
+        """Run it and go on with what is on the disk at ``point``. False: it never got there."""
+
+        def die(_pid: int, _signal: int) -> None:
+            raise Killed(self.copy_home())
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, point)
+            patch.setattr(os, "kill", die)
+            try:
+                operation()
+            except Killed as killed:
+                self.survive(killed.args[0])
+                return True
+        return False
+
+    def copy_home(self) -> Path:
+        self.kills += 1
+        copy = self.root / f"home-{self.kills}"
+        shutil.copytree(self.home, copy)
+        return copy
+
+    def survive(self, copy: Path) -> None:
+        self.store.close()
+        shutil.rmtree(self.home)
+        self.home = copy
+        self.store = self.open()
+        assert self.store.check() == []
 
     def delete(self, document_id: str) -> None:
         self.store.delete_document("default", document_id)

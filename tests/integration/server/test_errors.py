@@ -9,7 +9,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from memory_store.store import MemoryStore
-from tests.integration.server.conftest import MakeClient, error_of, write
+from paramem.settings import Settings
+from server.app import create_app
+from tests.crash.faulty_disk import CatalogueFault, FaultyDisk, faulty_catalogue
+from tests.integration.server.conftest import (
+    MakeClient,
+    error_of,
+    opened_store,
+    wait_for,
+    write,
+)
 from tests.integration.server.hash_worker import HashWorker
 
 KEYS = "# keys of the test\nsecret-one\n\n  secret-two\n"
@@ -138,3 +147,29 @@ def test_a_corrupt_shard_is_an_error_that_names_the_remedy(
     answer = client.post("/query", json={"query": "ferry"})
     assert error_of(answer, 500)["code"] == "corruption"
     assert client.post("/query", json={"query": "x", "context": "none"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (CatalogueFault.FULL, 507, "disk_full"),
+        (CatalogueFault.FAILED, 503, "disk_failed"),
+        (CatalogueFault.READ_ONLY, 503, "disk_failed"),
+        (CatalogueFault.DAMAGED, 500, "corruption"),
+    ],
+)
+def test_a_failing_disk_is_told_in_the_one_shape_and_passes(
+    settings: Settings, fault: CatalogueFault, status: int, code: str
+) -> None:
+    disk = FaultyDisk(fault)
+    body = {"text": "herons fish at dawn", "id": "heron"}
+    with faulty_catalogue(disk, rolls_back=False), opened_store(settings) as store:
+        app = create_app(settings, store=store)
+        with TestClient(app, raise_server_exceptions=False) as client:
+            wait_for(lambda: client.get("/version").json()["engine"])
+            for statement in range(3):
+                disk.fail_at = len(disk.calls) + statement
+                assert error_of(client.post("/write", json=body), status)["code"] == code
+            disk.fail_at = None
+            assert client.post("/write", json=body).status_code == 202
+            assert client.get("/memories/heron").json()["version"] == 1

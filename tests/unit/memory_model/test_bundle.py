@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,18 @@ import torch
 
 from memory_model import base as base_module
 from memory_model.base import load_base
-from memory_model.bundle import Bundle, BundleConfig, load_bundle, save_bundle
+from memory_model.bundle import (
+    CONFIG,
+    Bundle,
+    BundleConfig,
+    load_bundle,
+    read_config,
+    save_bundle,
+)
 from memory_model.calibration import create_untrained_bundle
 from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
+from memory_model.quantiser import Quantiser
 from memory_model.template import Template
 from tests.tiny import save_tiny_model
 
@@ -64,6 +73,53 @@ def test_a_flipped_bit_in_the_heads_is_refused(tiny_bundle: Bundle, saved: Path)
     file.write_bytes(content)
     with pytest.raises(BundleError, match=r"heads\.safetensors is damaged"):
         load_bundle(saved, tiny_bundle.base)
+
+
+def test_any_flipped_bit_in_a_file_of_a_trained_bundle_is_refused(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=1, target_modules=["q_proj"])
+    lm = load_base(str(tiny_model), cache=tmp_path).lm
+    adapter = get_peft_model(lm, lora, adapter_name="read_adapter")
+    directory = tmp_path / "trained"
+    save_bundle(directory, tiny_bundle.config, tiny_bundle.heads, [adapter], Quantiser(z_dim=32))
+    random_ = random.Random(0)
+    files = [file for file in directory.rglob("*") if file.is_file() and file.name != CONFIG]
+    assert {"heads.safetensors", "codebooks.safetensors", "adapter_model.safetensors"} <= {
+        file.name for file in files
+    }
+    for file in files:
+        whole = file.read_bytes()
+        for _ in range(8):
+            file.write_bytes(flipped(whole, random_.randrange(8 * len(whole))))
+            with pytest.raises(BundleError, match="is damaged"):
+                load_bundle(directory, tiny_bundle.base)
+        file.write_bytes(whole)
+
+
+def test_any_flipped_bit_in_the_configuration_is_refused_or_makes_another_fingerprint(
+    saved: Path,
+) -> None:
+    """Memories of another fingerprint are not read; only what is for people may change unseen."""
+    file, before = saved / CONFIG, read_config(saved)
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        file.write_bytes(flipped(whole, bit))
+        try:
+            after = read_config(saved)
+        except BundleError:
+            continue
+        if after.fingerprint == before.fingerprint:
+            told = {"base_model": before.base_model, "rival_checksums": before.rival_checksums}
+            assert after.model_copy(update=told) == before, bit
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def test_a_bundle_of_another_model_is_refused_with_both_hashes(

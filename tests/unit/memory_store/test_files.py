@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memory_store import DiskFullError
+from memory_store import DiskFailedError, DiskFullError
 from memory_store.files import make_directory, write_durably
 
 
@@ -72,7 +72,7 @@ def test_a_failing_sync_is_not_taken_for_success(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(DiskFailedError, match="Input/output"):
         write_durably(tmp_path / "shard", b"new", step="d")
     assert list(tmp_path.iterdir()) == []
 
@@ -80,3 +80,20 @@ def test_a_failing_sync_is_not_taken_for_success(
 def test_a_new_directory_is_private(tmp_path: Path) -> None:
     make_directory(tmp_path / "home")
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_could_not_be_synced_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next call would take it for durable."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(DiskFailedError):
+            make_directory(tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+    make_directory(tmp_path / "home")
+    assert (tmp_path / "home").is_dir()

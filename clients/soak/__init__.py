@@ -1,0 +1,1 @@
+"""The service under random SIGKILLs: traffic, a ledger of what was acknowledged, an audit."""
