@@ -125,7 +125,7 @@ QUERIES: dict[str, Case] = {
     ),
     "seed": ({"query": "x", "seed": -1}, 422, "greater_than_equal", "seed"),
     "unknown field": ({"query": "x", "k": 5}, 422, "extra_forbidden", "k"),
-    "unknown selection": ({"query": "x", "selection": "bm25"}, 422, "literal_error", "selection"),
+    "unknown selection": ({"query": "x", "selection": "tfidf"}, 422, "literal_error", "selection"),
     "context": ({"query": "x", "context": "all"}, 422, "literal_error", "context"),
     "filters": ({"query": "x", "filters": {"a": {"$gt": 1}}}, 422, "metadata_value", "filters"),
     "unknown collection": ({"query": "x", "collection": "nowhere"}, 404, "not_found", "collection"),
