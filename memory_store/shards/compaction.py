@@ -7,7 +7,6 @@ reader that finds its shard gone looks the memory up again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -216,8 +215,7 @@ def _purge_deleted_collections(storage: Storage) -> None:
             for table in ("memories", "shards", "documents"):
                 connection.execute(f"DELETE FROM {table} WHERE collection_id = ?", (collection_id,))
     for collection_id in deleted:
-        storage.shards.forget(collection_id)
-        shutil.rmtree(storage.shards.path(str(collection_id)), ignore_errors=True)
+        storage.shards.remove_collection(collection_id)
         storage.index_path(collection_id).unlink(missing_ok=True)
 
 

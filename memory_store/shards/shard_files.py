@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import uuid_utils
 
 from memory_store.errors import CorruptionError
+from memory_store.file_lock import FileLock
 from memory_store.files import make_directory, sync_directory
 from memory_store.records import MemorySpec
 from memory_store.shards.codec import Tensor
@@ -25,6 +28,7 @@ class ShardFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         make_directory(root)
+        self._pins = root / ".pins"
         self._lock = threading.Lock()
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
 
@@ -77,15 +81,35 @@ class ShardFiles:
                 del self._open[name]
 
     def unlink(self, names: list[str]) -> None:
-        """Delete shards durably; a missing one is fine."""
+        """Delete shards durably; a missing one is fine.
+
+        While a snapshot has them pinned they stay, as orphans that a later sweep collects.
+        """
         with self._lock:
             for name in names:
                 self._open.pop(name, None)
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
+        with FileLock(self._pins) as lock:
+            if not lock.try_exclusive():
+                return
+            for name in names:
+                self.path(name).unlink(missing_ok=True)
         for directory in {self.path(name).parent for name in names}:
             if directory.is_dir():
                 sync_directory(directory)
+
+    def remove_collection(self, collection_id: int) -> None:
+        """Delete all shards of a collection, as :meth:`unlink` does."""
+        self.forget(collection_id)
+        with FileLock(self._pins) as lock:
+            if lock.try_exclusive():
+                shutil.rmtree(self.root / str(collection_id), ignore_errors=True)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """No process deletes a shard of this home until the block ends."""
+        with FileLock(self._pins) as lock:
+            lock.share()
+            yield
 
     def names(self) -> list[str]:
         """Every shard file on disk, whether the catalogue knows it or not."""

@@ -1,6 +1,6 @@
 """One operation on a store, in a process that may be killed in the middle of it.
 
-Usage: ``python -m tests.crash.store_process HOME submit|work|compact|save``. After every document
+Usage: ``python -m tests.crash.store_process HOME OPERATION``. After every document
 that ``submit`` was told is durable, its id is printed: what a client would have seen as a 202.
 """
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from memory_store import MemoryStore, WriteRequest
+from memory_store import MemoryStore, Snapshots, WriteRequest
 from tests.unit.memory_store.making import key_of, open_store, work
 
 DOCUMENTS = tuple(f"d{number}" for number in range(4))
@@ -28,13 +28,22 @@ def save(store: MemoryStore) -> None:
     store.save_index()
 
 
+def snapshot(store: MemoryStore) -> None:
+    store.snapshot(Snapshots(Path(sys.argv[1])))
+
+
 OPERATIONS: dict[str, Callable[[MemoryStore], object]] = {
     "submit": submit,
     "work": work,
     "compact": MemoryStore.compact,
     "save": save,
+    "snapshot": snapshot,
 }
 
 if __name__ == "__main__":
-    with open_store(Path(sys.argv[1])) as opened:
-        OPERATIONS[sys.argv[2]](opened)
+    if sys.argv[2] == "restore":  # from outside, as the command does
+        snapshots = Snapshots(Path(sys.argv[1]))
+        snapshots.restore(snapshots.newest().snapshot_id)
+    else:
+        with open_store(Path(sys.argv[1])) as opened:
+            OPERATIONS[sys.argv[2]](opened)

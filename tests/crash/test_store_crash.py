@@ -32,7 +32,7 @@ STEPS = {
     "f": ["save"],
     "g": ["compact"],
 }
-KILLS = [(point, operation) for point in CRASH_POINTS for operation in STEPS[point[0]]]
+KILLS = [(point, operation) for point in CRASH_POINTS for operation in STEPS.get(point[0], [])]
 
 
 def run(home: Path, operation: str, crash_at: str) -> subprocess.CompletedProcess[str]:
