@@ -31,6 +31,7 @@ class ShardFiles:
         self._pins = root / ".pins"
         self._lock = threading.Lock()
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
+        self.opens = self.cache_hits = 0  # of readers, for metrics
 
     def seal(
         self, collection_id: int, spec: MemorySpec, tensors: Mapping[str, Tensor]
@@ -65,10 +66,12 @@ class ShardFiles:
             reader = self._open.get(name)
             if reader is not None:
                 self._open.move_to_end(name)
+                self.cache_hits += 1
                 return reader
         reader = ShardReader(self.path(name))
         with self._lock:
             self._open[name] = reader
+            self.opens += 1
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return reader

@@ -50,7 +50,9 @@ def work_once(store: MemoryStore) -> list[Job]:
         return []
     spec = store.collection(jobs[0].collection).spec
     written = [
-        WrittenDocument(job, passages(store.document_source(job).text, spec), {"loss": 0.5})
+        WrittenDocument(
+            job, passages(store.document_source(job).text, spec), {"loss": 0.5, "steps": 7}
+        )
         for job in jobs
     ]
     return store.commit(written, spec, WORKER)
