@@ -45,6 +45,7 @@ T = TypeVar("T")
 class Timing:
     what: str
     seconds: float
+    cpu_seconds: float  # of this process: what is left on a machine shared with others
     gigabytes: float  # of the snapshot
     new_gigabytes: float  # written by it
 
@@ -79,17 +80,17 @@ def measure(work: Path, gigabytes: float) -> str:
         ):
             seconds, report = timed(partial(store.snapshot, snapshots))
             size, new = report.snapshot.num_bytes / 1e9, report.new_bytes / 1e9
-            timings.append(Timing(what, seconds, size, new))
+            timings.append(Timing(what, *seconds, size, new))
         seconds, problems = timed(store.check)
         if problems:
             raise SystemExit(f"the home is not sound: {problems[0].message}")
-        timings.append(Timing("doctor alone", seconds, size, 0.0))
+        timings.append(Timing("doctor alone", *seconds, size, 0.0))
     for what, place in (("linked", home / "snapshots"), ("copied", copies)):
         snapshots = Snapshots(work / f"restored-{what}", place)
         snapshot_id = snapshots.newest().snapshot_id
         seconds, restored = timed(partial(snapshots.restore, snapshot_id))
         size = restored.num_bytes / 1e9
-        timings.append(Timing(f"restore, {what}", seconds, size, size))
+        timings.append(Timing(f"restore, {what}", *seconds, size, size))
     return table(timings)
 
 
@@ -115,25 +116,25 @@ def fill(store: MemoryStore, gigabytes: float) -> None:
         store.commit(written, SPEC, WORKER)
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    started = time.perf_counter()
+def timed(work: Callable[[], T]) -> tuple[tuple[float, float], T]:
+    """Wall and CPU seconds, and what came out."""
+    started, cpu_started = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - started, result
+    return (time.perf_counter() - started, time.process_time() - cpu_started), result
 
 
 def table(timings: list[Timing]) -> str:
     lines = [
         f"\n## Operations: snapshots, {datetime.now(UTC):%Y-%m-%d}\n",
         f"{timings[0].gigabytes:.2f} GB of shards of random memories (m = {SPEC.slots}, "
-        f"d = {SPEC.z_dim}, bf16) and their catalogue; {os.cpu_count()} cores; files warm in the "
-        "page cache, every operation once. Command: `python -m benchmarks.snapshots --gigabytes "
+        f"d = {SPEC.z_dim}, bf16) and their catalogue; {os.cpu_count()} cores; every operation once. Command: `python -m benchmarks.snapshots --gigabytes "
         f"{timings[0].gigabytes:.2g}`.\n",
-        "| operation | seconds | seconds a GB | GB written |",
+        "| operation | seconds a GB | of which CPU | GB the place did not have |",
         "|---|--:|--:|--:|",
     ]
     lines += [
-        f"| {one.what} | {one.seconds:.2f} | {one.seconds / one.gigabytes:.2f} "
-        f"| {one.new_gigabytes:.3f} |"
+        f"| {one.what} | {one.seconds / one.gigabytes:.2f} "
+        f"| {one.cpu_seconds / one.gigabytes:.2f} | {one.new_gigabytes:.3f} |"
         for one in timings
     ]
     return "\n".join(lines) + "\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from memory_store import CRASH_POINTS, Snapshots
-from tests.crash.store_process import DOCUMENTS
-from tests.crash.test_store_crash import prepare, run
-from tests.unit.memory_store.making import open_store, write
+from tests.crash.store_process import DOCUMENTS, submit
+from tests.crash.test_store_crash import run
+from tests.unit.memory_store.making import open_store, work, write
 
 POINTS = [point for point in CRASH_POINTS if point.startswith("h-")]
 FIRST_OF_RESTORE = POINTS.index("h-file-fetched")
@@ -29,7 +29,9 @@ def documents(home: Path) -> set[str]:
 
 @pytest.mark.parametrize("point", TAKING)
 def test_a_killed_snapshot_is_whole_or_not_listed(tmp_path: Path, point: str) -> None:
-    prepare(tmp_path, "compact")
+    with open_store(tmp_path) as store:
+        submit(store)
+        work(store)
     assert run(tmp_path, "snapshot", point).returncode == -signal.SIGKILL
     snapshots = Snapshots(tmp_path)
     assert len(snapshots.page().items) == (point in WHOLE)
@@ -44,7 +46,9 @@ def test_a_killed_snapshot_is_whole_or_not_listed(tmp_path: Path, point: str) ->
 
 @pytest.mark.parametrize("point", RESTORING)
 def test_a_killed_restore_leaves_the_old_state_or_the_new_one(tmp_path: Path, point: str) -> None:
-    prepare(tmp_path, "compact")
+    with open_store(tmp_path) as store:
+        submit(store)
+        work(store)
     with open_store(tmp_path) as store:
         store.snapshot(Snapshots(tmp_path))
         store.delete_document("default", "d0")
