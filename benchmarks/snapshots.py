@@ -128,7 +128,8 @@ def table(timings: list[Timing]) -> str:
         f"\n## Operations: snapshots, {datetime.now(UTC):%Y-%m-%d}\n",
         f"{timings[0].gigabytes:.2f} GB of shards of random memories (m = {SPEC.slots}, "
         f"d = {SPEC.z_dim}, bf16) and their catalogue; {os.cpu_count()} cores; every "
-        f"operation once. Command: `python -m benchmarks.snapshots --gigabytes {timings[0].gigabytes:.2g}`.\n",
+        f"operation once. Command: `python -m benchmarks.snapshots --gigabytes "
+        f"{timings[0].gigabytes:.2g}`.\n",
         "| operation | seconds a GB | of which CPU | GB the place did not have |",
         "|---|--:|--:|--:|",
     ]
