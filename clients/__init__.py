@@ -35,6 +35,8 @@ from clients.results import (
     ReconstructedPassage,
     Reconstruction,
     SelectedMemory,
+    Snapshot,
+    SnapshotJob,
     Usage,
     Version,
 )
@@ -75,6 +77,8 @@ __all__ = [
     "Reconstruction",
     "RetryPolicy",
     "SelectedMemory",
+    "Snapshot",
+    "SnapshotJob",
     "TooLargeError",
     "UnavailableError",
     "Usage",

@@ -29,6 +29,8 @@ from clients.results import (
     Page,
     Readiness,
     Reconstruction,
+    Snapshot,
+    SnapshotJob,
     Version,
 )
 from clients.retries import RetryPolicy
@@ -201,6 +203,26 @@ class AsyncClient:
 
     async def delete_collection(self, name: str) -> None:
         await self._run(calls.delete_collection(name))
+
+    async def take_snapshot(self) -> SnapshotJob:
+        """Of everything the server remembers; follow it with ``snapshot_job``."""
+        return await self._run(calls.take_snapshot())
+
+    async def snapshots(
+        self, *, cursor: str | None = None, limit: int | None = None
+    ) -> Page[Snapshot]:
+        """Newest first."""
+        return await self._run(calls.snapshots(cursor, limit))
+
+    async def restore_snapshot(self, snapshot_id: str) -> SnapshotJob:
+        """Prepare it; it is applied when server and workers are next stopped and started."""
+        return await self._run(calls.restore_snapshot(snapshot_id))
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        await self._run(calls.delete_snapshot(snapshot_id))
+
+    async def snapshot_job(self, job_id: str) -> SnapshotJob:
+        return await self._run(calls.snapshot_job(job_id))
 
     async def ready(self) -> Readiness:
         return await self._run(calls.ready())

@@ -29,6 +29,8 @@ from clients.results import (
     Page,
     Readiness,
     Reconstruction,
+    Snapshot,
+    SnapshotJob,
     Version,
     WriteMode,
 )
@@ -245,6 +247,29 @@ def put_collection(
 
 def delete_collection(name: str) -> Call[None]:
     return Call("DELETE", f"/collections/{_quoted(name)}", _no_result, repeatable=False)
+
+
+def take_snapshot() -> Call[SnapshotJob]:
+    """Not repeatable: while one is taken a second is a conflict."""
+    return Call("POST", "/snapshots", parse_as(SnapshotJob), repeatable=False)
+
+
+def snapshots(cursor: str | None, limit: int | None) -> Call[Page[Snapshot]]:
+    params = _given(cursor=cursor, limit=limit)
+    return Call("GET", "/snapshots", parse_as(Page[Snapshot]), params=params)
+
+
+def restore_snapshot(snapshot_id: str) -> Call[SnapshotJob]:
+    path = f"/snapshots/{_quoted(snapshot_id)}/restore"
+    return Call("POST", path, parse_as(SnapshotJob), repeatable=False)
+
+
+def delete_snapshot(snapshot_id: str) -> Call[None]:
+    return Call("DELETE", f"/snapshots/{_quoted(snapshot_id)}", _no_result, repeatable=False)
+
+
+def snapshot_job(job_id: str) -> Call[SnapshotJob]:
+    return Call("GET", f"/jobs/{_quoted(job_id)}", parse_as(SnapshotJob))
 
 
 def ready() -> Call[Readiness]:

@@ -28,6 +28,8 @@ from clients.results import (
     Page,
     Readiness,
     Reconstruction,
+    Snapshot,
+    SnapshotJob,
     Version,
 )
 from clients.retries import RetryPolicy
@@ -197,6 +199,24 @@ class Client:
 
     def delete_collection(self, name: str) -> None:
         self._run(calls.delete_collection(name))
+
+    def take_snapshot(self) -> SnapshotJob:
+        """Of everything the server remembers; follow it with ``snapshot_job``."""
+        return self._run(calls.take_snapshot())
+
+    def snapshots(self, *, cursor: str | None = None, limit: int | None = None) -> Page[Snapshot]:
+        """Newest first."""
+        return self._run(calls.snapshots(cursor, limit))
+
+    def restore_snapshot(self, snapshot_id: str) -> SnapshotJob:
+        """Prepare it; it is applied when server and workers are next stopped and started."""
+        return self._run(calls.restore_snapshot(snapshot_id))
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        self._run(calls.delete_snapshot(snapshot_id))
+
+    def snapshot_job(self, job_id: str) -> SnapshotJob:
+        return self._run(calls.snapshot_job(job_id))
 
     def ready(self) -> Readiness:
         return self._run(calls.ready())

@@ -150,6 +150,33 @@ class Collection(Result):
     created_at: float | None = None
 
 
+class Snapshot(Result):
+    """A point in time that can be restored."""
+
+    snapshot_id: str
+    created_at: float | None = None
+    bytes: int = 0
+    documents: int = 0
+    memories: int = 0
+    fingerprints: tuple[str, ...] = ()  # of the bundles its memories need
+
+
+class SnapshotJob(Result):
+    """The work of taking or restoring a snapshot."""
+
+    job_id: str
+    work: str = "snapshot"
+    snapshot_id: str | None = None  # None until it is taken
+    status: str
+    progress: float = 0.0  # 0 … 1
+    error: JobError | None = None
+    result: dict[str, Any] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+
 class Page(Result, Generic[Item]):
     items: tuple[Item, ...]
     next_cursor: str | None = None

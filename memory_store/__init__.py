@@ -49,6 +49,10 @@ from memory_store.records import (
     WriteRequest,
     WrittenDocument,
 )
+from memory_store.snapshots.manifest import Snapshot
+from memory_store.snapshots.restore import RestoreReport
+from memory_store.snapshots.snapshots import Snapshots
+from memory_store.snapshots.take import SnapshotReport
 from memory_store.store import MemoryStore
 
 __all__ = [
@@ -87,6 +91,10 @@ __all__ = [
     "Problem",
     "QuantiserMissingError",
     "QueueFullError",
+    "RestoreReport",
+    "Snapshot",
+    "SnapshotReport",
+    "Snapshots",
     "SqliteJobQueue",
     "StoreError",
     "StoreStats",

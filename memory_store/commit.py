@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from memory_store.catalogue import collections, documents, memories
+from memory_store.catalogue import collections, documents, measures, memories
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.catalogue.database import Connection
 from memory_store.crashpoints import reach
@@ -175,7 +175,16 @@ def _record(
             )
         refines = bool(document.passages) and document.passages[0].codes.size > 0
         _finish_job(storage, connection, collection_id, document, now, refines=refines)
-    sqlite_jobs.measure(connection, _elapsed_s(held[0][0], now) / len(held))
+    seconds_per_job = _elapsed_s(held[0][0], now) / len(held)
+    sqlite_jobs.measure(connection, seconds_per_job)
+    if held[0][0].job.tier is Tier.FIT:  # a batch is of one tier
+        fits = {
+            measures.FIT_JOBS: len(held),
+            measures.FIT_SECONDS: seconds_per_job * len(held),
+            measures.FIT_STEPS: _sum_of(held, "steps"),
+            measures.FIT_TOKEN_ACCURACY: _sum_of(held, "token_accuracy"),
+        }
+        measures.add(connection, fits)
     return in_use
 
 
@@ -210,3 +219,7 @@ def _collection_of(connection: Connection, job_id: str, worker_id: str) -> Colle
 
 def _elapsed_s(document: WrittenDocument, now: float) -> float:
     return max(0.0, now - (document.job.started_at or now))
+
+
+def _sum_of(held: Sequence[tuple[WrittenDocument, int]], name: str) -> float:
+    return sum(float(document.result.get(name, 0.0)) for document, _ in held)

@@ -2,7 +2,8 @@
 
 ``MEMSTORE_CRASH_AT=<name>`` sends SIGKILL to this process when it reaches that point: nothing is
 flushed, no handler runs. The letters are the steps of the protocol: a submit, b lease, c codes
-made but not stored, d shard, e commit, f index file, g compaction, i delete, j repair.
+made but not stored, d shard, e commit, f index file, g compaction, h snapshot and restore,
+i delete, j repair.
 """
 
 from __future__ import annotations
@@ -33,6 +34,20 @@ CRASH_POINTS = (
     "i-before-commit",
     "i-after-commit",
     "j-after-tombstone",
+    "h-catalogue-copied",
+    "h-file-kept",
+    "h-before-manifest",
+    "h-torn",
+    "h-synced",
+    "h-renamed",
+    "h-after-manifest",
+    "h-file-fetched",
+    "h-restore-verified",
+    "h-ready-torn",
+    "h-ready-renamed",
+    "h-swap-between",
+    "h-swap-entry",
+    "h-swapped",
 )
 
 

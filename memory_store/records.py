@@ -244,7 +244,8 @@ class CompactionReport:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """Counters for metrics. The last two count events of this process only."""
+    """Counters for metrics. Failures, rebuilds, opens and hits count events of this process only;
+    jobs ended and fits count since the home was made."""
 
     documents: int
     memories: int
@@ -260,3 +261,11 @@ class StoreStats:
     dead_rows: int
     checksum_failures: int
     index_rebuilds: int
+    shard_opens: int
+    shard_cache_hits: int  # reads that found their shard open
+    jobs_ended: Mapping[JobStatus, int]
+    fit_jobs: int
+    fit_seconds: float  # of worker time, all fit jobs together
+    fit_steps: float  # these two: sums over fit jobs of their passages' means
+    fit_token_accuracy: float
+    last_snapshot_age_s: float  # inf: there was none

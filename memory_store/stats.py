@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from memory_store.records import StoreStats
+import time
+
+from memory_store.catalogue import measures
+from memory_store.records import JobStatus, StoreStats
+from memory_store.snapshots.snapshots import last_snapshot_at
 from memory_store.storage import Storage
 
 COUNTS = """
@@ -17,6 +21,7 @@ SELECT
     (SELECT coalesce(sum(num_rows), 0) FROM shards),
     (SELECT coalesce(sum(length(body)), 0) FROM texts)
 """
+FINAL = [status for status in JobStatus if status.is_final]
 
 
 def measure_store(storage: Storage) -> StoreStats:
@@ -32,6 +37,7 @@ def measure_store(storage: Storage) -> StoreStats:
             shard_rows,
             text_bytes,
         ) = connection.execute(COUNTS).fetchone()
+        totals = measures.read(connection)
     now = storage.clock()
     age_s = 0.0 if oldest_queued_at is None else max(0.0, now - oldest_queued_at)
     saved = list((storage.home / "index").glob("*.faiss"))
@@ -50,4 +56,18 @@ def measure_store(storage: Storage) -> StoreStats:
         dead_rows=shard_rows - memories,
         checksum_failures=storage.counters.checksum_failures,
         index_rebuilds=storage.counters.index_rebuilds,
+        shard_opens=storage.shards.opens,
+        shard_cache_hits=storage.shards.cache_hits,
+        jobs_ended={status: int(totals.get(measures.ended(status), 0)) for status in FINAL},
+        fit_jobs=int(totals.get(measures.FIT_JOBS, 0)),
+        fit_seconds=totals.get(measures.FIT_SECONDS, 0.0),
+        fit_steps=totals.get(measures.FIT_STEPS, 0.0),
+        fit_token_accuracy=totals.get(measures.FIT_TOKEN_ACCURACY, 0.0),
+        last_snapshot_age_s=_snapshot_age_s(storage),
     )
+
+
+def _snapshot_age_s(storage: Storage) -> float:
+    last = last_snapshot_at(storage.home)
+    # wall clock: it is the age of a file
+    return float("inf") if last is None else max(0.0, time.time() - last)

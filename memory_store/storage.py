@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from memory_store.catalogue.database import Catalogue
+from memory_store.file_lock import FileLock
 from memory_store.files import make_directory
 from memory_store.jobs.sqlite_jobs import SqliteJobQueue
 from memory_store.shards.codebooks import Codebooks
 from memory_store.shards.shard_files import ShardFiles
+from memory_store.snapshots.pending import open_home
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Storage:
     jobs: SqliteJobQueue
     clock: Callable[[], float]
     orphan_grace_s: float  # a file nobody refers to may be a write in progress until this age
+    in_use: FileLock  # shared by every process that has this home open
     counters: Counters = field(default_factory=Counters)
     codebooks: Codebooks = field(default_factory=Codebooks)
 
@@ -38,12 +41,13 @@ class Storage:
     def open(
         cls, home: Path, *, max_attempts: int, clock: Callable[[], float], orphan_grace_s: float
     ) -> Storage:
-        """Create ``home`` if needed and bring its catalogue up to date.
+        """Create ``home`` if needed, swap in a waiting restore, bring the catalogue up to date.
 
         Raises:
             IncompatibleFormatError, CorruptionError, DiskFullError, DiskFailedError
         """
         make_directory(home)
+        in_use = open_home(home)
         make_directory(home / "index")
         shards = ShardFiles(home / "shards")
         catalogue = Catalogue(home / "catalogue.db")
@@ -54,6 +58,7 @@ class Storage:
             jobs=SqliteJobQueue(catalogue, max_attempts=max_attempts, clock=clock),
             clock=clock,
             orphan_grace_s=orphan_grace_s,
+            in_use=in_use,
         )
 
     def index_path(self, collection_id: int) -> Path:
@@ -62,3 +67,4 @@ class Storage:
     def close(self) -> None:
         self.catalogue.close()
         self.shards.close()
+        self.in_use.close()

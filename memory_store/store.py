@@ -42,6 +42,8 @@ from memory_store.records import (
 )
 from memory_store.shards import compaction
 from memory_store.shards.code_reader import load_code
+from memory_store.snapshots.snapshots import Snapshots
+from memory_store.snapshots.take import SnapshotReport
 from memory_store.stats import measure_store
 from memory_store.storage import Storage
 
@@ -327,6 +329,12 @@ class MemoryStore:
         return [load_code(self._storage, memory) for memory in memories]
 
     # --- operating
+
+    def snapshot(
+        self, snapshots: Snapshots, progress: Callable[[float], None] = lambda _fraction: None
+    ) -> SnapshotReport:
+        """See :meth:`memory_store.snapshots.snapshots.Snapshots.take`."""
+        return snapshots.take(self._storage, progress)
 
     def stats(self) -> StoreStats:
         return measure_store(self._storage)

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     """All state: catalogue, shards, index. One server and any number of workers share it."""
     cache: Path = Path("~/.cache/paramem")
     """Converted models. Holds no state: may be deleted at any time."""
+    snapshots: str | None = None
+    """Where snapshots are kept: directory or URL (gs://, s3:// …); none = ``snapshots`` under the
+    home, which guards against mistakes but not against the loss of the disk."""
     host: str = "127.0.0.1"
     port: int = Field(8420, ge=0, le=65535)
     api_key_file: Path | None = None

@@ -19,8 +19,9 @@ from server.engine.generator import Generator
 from server.errors import ErrorResponse, install_error_handlers
 from server.lifespan import lifespan
 from server.observer import ObserverMiddleware
-from server.routers import chat, collections, jobs, memories, operations, query, write
+from server.routers import chat, collections, jobs, memories, operations, query, snapshots, write
 from server.services import Services
+from server.snapshots import SnapshotRunner
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -56,9 +57,10 @@ def create_app(
         responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
     )
     app.state.services = services
+    app.state.snapshots = SnapshotRunner(services)
     install_error_handlers(app)
     bearer = HTTPBearer(auto_error=False, description="Needed when the server has a key file.")
-    for module in (write, jobs, query, chat, memories, collections):
+    for module in (write, jobs, query, chat, memories, collections, snapshots):
         app.include_router(module.router, dependencies=[Security(bearer)])
     app.include_router(operations.router)
     return app

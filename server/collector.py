@@ -5,12 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from memory_store.records import StoreStats
 from server.services import Services
 
+FITS = {
+    "fit_seconds": "Worker seconds",
+    "fit_steps": "Gradient steps a passage",
+    "fit_token_accuracy": "Share of tokens the LLM predicts from the memory",
+}
 LONGEST_AGE_S = 3600.0  # workers silent for longer are history
 
 
@@ -41,6 +51,19 @@ class HouseCollector(Collector):
         for status in ("queued", "running", "dead"):
             jobs.add_metric([status], getattr(stats, status))
         yield jobs
+        ended = CounterMetricFamily(
+            "paramem_write_jobs", "Jobs ended, since the home was made.", labels=["status"]
+        )
+        for ended_status, count in stats.jobs_ended.items():
+            ended.add_metric([str(ended_status)], count)
+        yield ended
+        for name, documentation in FITS.items():
+            yield SummaryMetricFamily(
+                f"paramem_{name}",
+                f"{documentation} of a fit job, since the home was made.",
+                count_value=stats.fit_jobs,
+                sum_value=getattr(stats, name),
+            )
         now = time.time()
         workers = store.workers(max_age_s=LONGEST_AGE_S)
         age_s = min((now - worker.heartbeat_at for worker in workers), default=float("inf"))
@@ -72,9 +95,20 @@ class HouseCollector(Collector):
         yield _gauge("disk_free_bytes", "Free bytes under the home.", store.free_bytes())
         yield _counter("checksum_failures", "Codes that failed theirs.", stats.checksum_failures)
         yield _counter("index_rebuild", "Index rebuilds.", stats.index_rebuilds)
+        yield _counter("shard_opens", "Shards opened.", stats.shard_opens)
+        yield _counter(
+            "shard_cache_hits", "Reads that found their shard open.", stats.shard_cache_hits
+        )
+        yield _gauge(
+            "snapshot_age_seconds",
+            "Of the last snapshot taken, wherever; +Inf without one.",
+            stats.last_snapshot_age_s,
+        )
 
     def _engine(self) -> Iterator[Metric]:
         running, waiting = self._services.engine.load()
+        ready = self._services.engine_state == "ready"
+        yield _gauge("engine_ready", "1 while the model is loaded and answers.", float(ready))
         yield _gauge("num_requests_running", "Requests in the engine's batch.", running)
         yield _gauge("num_requests_waiting", "Requests waiting for a place in it.", waiting)
         yield _gauge(

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     opened = await services.write(services.open_store)
+    await app.state.snapshots.resume()
     loading = asyncio.create_task(services.load_engine())
     try:
         yield
@@ -27,6 +28,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await loading
         await services.engine.stop()
+        await app.state.snapshots.stop()
         await services.finish_calls()
         await services.write(_close, services, opened)
 

@@ -19,7 +19,7 @@ from prometheus_client import (
 
 from server.engine.generator import GenerationChunk
 
-STAGES = ("embed", "select", "load", "queue", "expand", "prefill", "decode")
+STAGES = ("embed", "search", "select", "load", "queue", "expand", "prefill", "decode")
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 QUERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 120)
 
@@ -43,7 +43,7 @@ class Metrics:
         )
         self._stages = Histogram(
             "paramem_query_stage_seconds",
-            "Stages of a query; embed is part of select.",
+            "Stages of a query; select is embed and search.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=self.registry,
@@ -58,6 +58,12 @@ class Metrics:
             "paramem_query_e2e_seconds",
             "From a query's arrival to its last token.",
             buckets=QUERY_BUCKETS,
+            registry=self.registry,
+        )
+        self._token_seconds = Histogram(
+            "paramem_inter_token_latency_seconds",
+            "Mean time between two tokens of an answer.",
+            buckets=STAGE_BUCKETS,
             registry=self.registry,
         )
         self._success = Counter(
@@ -84,11 +90,17 @@ class Metrics:
 
     def observe_answer(self, last: GenerationChunk, timings_ms: Mapping[str, float]) -> None:
         """Count a finished answer; ``last`` carries its totals."""
+        stages = dict(timings_ms)
+        if "embed" in stages and "select" in stages:
+            stages["search"] = max(0.0, stages["select"] - stages["embed"])
         for stage in STAGES:
-            if stage in timings_ms:
-                self._stages.labels(stage).observe(timings_ms[stage] / 1e3)
+            if stage in stages:
+                self._stages.labels(stage).observe(stages[stage] / 1e3)
         self._ttft.observe(timings_ms["ttft"] / 1e3)
         self._e2e.observe(timings_ms["total"] / 1e3)
+        if last.completion_tokens > 1:
+            after_first_s = (timings_ms["total"] - timings_ms["ttft"]) / 1e3
+            self._token_seconds.observe(after_first_s / (last.completion_tokens - 1))
         self._success.labels(last.finish_reason or "unknown").inc()
         self._prompt_tokens.inc(last.prompt_tokens)
         self._memory_slots.inc(last.memory_slots)

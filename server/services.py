@@ -51,6 +51,7 @@ class Services:
         self._store = store
         self._readers = anyio.CapacityLimiter(READ_THREADS)
         self._writers = anyio.CapacityLimiter(WRITE_THREADS)
+        self._operators = anyio.CapacityLimiter(1)
         self._running_calls: set[asyncio.Future[Any]] = set()
 
     @property
@@ -78,6 +79,10 @@ class Services:
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a store call that takes the catalogue's write lock, in a thread."""
         return await self._in_thread(partial(function, *args, **kwargs), self._writers)
+
+    async def operate(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run long work on the store (a snapshot) in a thread, one at a time."""
+        return await self._in_thread(partial(function, *args, **kwargs), self._operators)
 
     async def _in_thread(self, call: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
         """A thread cannot be cancelled: whoever waits may leave, the call goes on and is known."""

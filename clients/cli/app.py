@@ -18,6 +18,7 @@ from clients.cli import (
     query,
     rag,
     reencode,
+    snapshots,
     soak,
     train,
     write,
@@ -42,6 +43,9 @@ app.command(rich_help_panel=RUN)(operate.worker)
 app.command(rich_help_panel=RUN)(operate.doctor)
 app.command("rebuild-index", rich_help_panel=RUN)(operate.rebuild_index)
 app.command(rich_help_panel=RUN)(operate.compact)
+app.command(rich_help_panel=RUN)(snapshots.snapshot)
+app.command(rich_help_panel=RUN)(snapshots.restore)
+app.add_typer(snapshots.app, name="snapshots", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(reencode.reencode)
 app.add_typer(operate.models, name="model", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(train.train)

@@ -13,6 +13,7 @@ from typing import Any
 
 import uuid_utils
 
+from memory_store.catalogue import measures
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Catalogue, Connection, named
 from memory_store.crashpoints import reach
@@ -267,6 +268,8 @@ def finish(
         " lease_owner = NULL, lease_expires_at = NULL WHERE job_id = ?",
         [(str(status), code, message, now, job_id) for job_id in job_ids],
     )
+    if job_ids:
+        measures.add(connection, {measures.ended(status): len(job_ids)})
 
 
 def succeed(
@@ -282,6 +285,7 @@ def succeed(
         " lease_expires_at = NULL WHERE job_id = ?",
         (json.dumps(dict(result)), refine_job_id, now, job_id),
     )
+    measures.add(connection, {measures.ended(JobStatus.SUCCEEDED): 1})
 
 
 def cancel_of_documents(

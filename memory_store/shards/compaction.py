@@ -7,7 +7,6 @@ reader that finds its shard gone looks the memory up again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -220,8 +219,7 @@ def _purge_deleted_collections(storage: Storage) -> None:
     if deleted:
         reach("g-after-purge")
     for collection_id in deleted:
-        storage.shards.forget(collection_id)
-        shutil.rmtree(storage.shards.path(str(collection_id)), ignore_errors=True)
+        storage.shards.remove_collection(collection_id)
         remove(storage.index_path(collection_id))
 
 

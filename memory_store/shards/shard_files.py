@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import uuid_utils
 
 from memory_store.errors import CorruptionError
+from memory_store.file_lock import FileLock
 from memory_store.files import make_directory, remove, sync_directory
 from memory_store.records import MemorySpec
 from memory_store.shards.codec import Tensor
@@ -25,8 +28,10 @@ class ShardFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         make_directory(root)
+        self._pins = root / ".pins"
         self._lock = threading.Lock()
         self._open: OrderedDict[str, ShardReader] = OrderedDict()
+        self.opens = self.cache_hits = 0  # of readers, for metrics
 
     def seal(
         self, collection_id: int, spec: MemorySpec, tensors: Mapping[str, Tensor]
@@ -61,10 +66,12 @@ class ShardFiles:
             reader = self._open.get(name)
             if reader is not None:
                 self._open.move_to_end(name)
+                self.cache_hits += 1
                 return reader
         reader = ShardReader(self.path(name))
         with self._lock:
             self._open[name] = reader
+            self.opens += 1
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return reader
@@ -77,15 +84,36 @@ class ShardFiles:
                 del self._open[name]
 
     def unlink(self, names: list[str]) -> None:
-        """Delete shards durably; a missing one is fine. Raises: DiskFailedError."""
+        """Delete shards durably; a missing one is fine.
+
+        While a snapshot has them pinned they stay, as orphans that a later sweep collects.
+        Raises: DiskFailedError.
+        """
         with self._lock:
             for name in names:
                 self._open.pop(name, None)
-        for name in names:
-            remove(self.path(name))
+        with FileLock(self._pins) as lock:
+            if not lock.try_exclusive():
+                return
+            for name in names:
+                remove(self.path(name))
         for directory in {self.path(name).parent for name in names}:
             if directory.is_dir():
                 sync_directory(directory)
+
+    def remove_collection(self, collection_id: int) -> None:
+        """Delete all shards of a collection, as :meth:`unlink` does."""
+        self.forget(collection_id)
+        with FileLock(self._pins) as lock:
+            if lock.try_exclusive():
+                shutil.rmtree(self.root / str(collection_id), ignore_errors=True)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """No process deletes a shard of this home until the block ends."""
+        with FileLock(self._pins) as lock:
+            lock.share()
+            yield
 
     def names(self) -> list[str]:
         """Every shard file on disk, whether the catalogue knows it or not."""

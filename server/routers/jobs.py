@@ -8,9 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from memory_store.errors import NotFoundError
 from memory_store.records import Job, JobStatus
 from server.paging import Cursor, Limit
+from server.routers.snapshots import Runner
 from server.schemas.results import JobResult, ListResult
+from server.schemas.snapshots import SnapshotJobResult
 from server.services import ServicesDep
 from server.sse import event, with_error_event
 from server.waiting import job_changes
@@ -40,8 +43,14 @@ KnownJob = Annotated[Job, Depends(_known_job)]
 
 
 @router.get("/{job_id}", summary="One job")
-async def get_job(job: KnownJob) -> JobResult:
-    return JobResult.of(job)
+async def get_job(
+    job_id: str, services: ServicesDep, runner: Runner
+) -> JobResult | SnapshotJobResult:
+    """Of a document, or of a snapshot; the list has those of documents."""
+    try:
+        return JobResult.of(await _known_job(job_id, services))
+    except NotFoundError:
+        return SnapshotJobResult.of(await services.read(runner.get, job_id))
 
 
 @router.delete("/{job_id}", summary="Cancel a job")

@@ -1,8 +1,7 @@
 """One operation on a store, in a process that may be killed in the middle of it.
 
-Usage: ``python -m tests.crash.store_process HOME submit|work|compact|save|delete|repair``. After
-every document that ``submit`` was told is durable, its id is printed: what a client would have seen
-as a 202.
+Usage: ``python -m tests.crash.store_process HOME OPERATION``. After every document that ``submit``
+was told is durable, its id is printed: what a client would have seen as a 202.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from memory_store import MemoryStore, Tier, WriteRequest
+from memory_store import MemoryStore, Snapshots, Tier, WriteRequest
 from tests.unit.memory_store.making import SPEC, key_of, open_store, work
 
 DOCUMENTS = tuple(f"d{number}" for number in range(4))
@@ -28,6 +27,10 @@ def submit(store: MemoryStore) -> None:
 def save(store: MemoryStore) -> None:
     store.select("default", key_of("text of d1"), 1)
     store.save_index()
+
+
+def snapshot(store: MemoryStore) -> None:
+    store.snapshot(Snapshots(Path(sys.argv[1])))
 
 
 def delete(store: MemoryStore) -> None:
@@ -65,8 +68,13 @@ OPERATIONS: dict[str, Callable[[MemoryStore], object]] = {
     "save": save,
     "delete": delete,
     "repair": partial(MemoryStore.check, repair=True),
+    "snapshot": snapshot,
 }
 
 if __name__ == "__main__":
-    with open_store(Path(sys.argv[1])) as opened:
-        OPERATIONS[sys.argv[2]](opened)
+    if sys.argv[2] == "restore":  # from outside, as the command does
+        snapshots = Snapshots(Path(sys.argv[1]))
+        snapshots.restore(snapshots.newest().snapshot_id)
+    else:
+        with open_store(Path(sys.argv[1])) as opened:
+            OPERATIONS[sys.argv[2]](opened)

@@ -42,7 +42,7 @@ KILLS = [
     (point, operation)
     for point in CRASH_POINTS
     if point not in DELETED
-    for operation in STEPS[point[0]]
+    for operation in STEPS.get(point[0], [])
 ]
 NAMED = re.compile(r'reach\(f?"(?:\{step\}|[a-z])-([a-z-]+)"\)')
 
@@ -89,7 +89,9 @@ def test_a_killed_delete_has_happened_wholly_or_not_at_all(
 def test_every_point_in_the_code_is_listed_and_every_listed_one_is_in_the_code() -> None:
     root = Path(memory_store.__file__).parent
     named = {name for file in root.rglob("*.py") for name in NAMED.findall(file.read_text())}
-    assert named == {point.partition("-")[2] for point in CRASH_POINTS}
+    assert named <= {point.partition("-")[2] for point in CRASH_POINTS}
+    for point in CRASH_POINTS:  # a step may have a name of its own: h-ready-torn
+        assert any(point.endswith(f"-{name}") for name in named), point
 
 
 @pytest.mark.parametrize("point", ["d-torn", "d-synced", "d-renamed"])

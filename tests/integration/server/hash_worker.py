@@ -12,6 +12,7 @@ from memory_store.records import Job, MemorySpec, PassageMemory, WorkerInfo, Wri
 from memory_store.store import MemoryStore
 
 SPEC = MemorySpec(DUMMY_FINGERPRINT, slots=4, z_dim=64)
+RESULT = {"loss": 0.5, "steps": 7, "token_accuracy": 0.75}
 WORKER = "test-worker"
 
 
@@ -50,7 +51,7 @@ def work_once(store: MemoryStore) -> list[Job]:
         return []
     spec = store.collection(jobs[0].collection).spec
     written = [
-        WrittenDocument(job, passages(store.document_source(job).text, spec), {"loss": 0.5})
+        WrittenDocument(job, passages(store.document_source(job).text, spec), dict(RESULT))
         for job in jobs
     ]
     return store.commit(written, spec, WORKER)

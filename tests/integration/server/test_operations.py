@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from memory_store.records import MemorySpec
+from memory_store.snapshots.snapshots import Snapshots
 from memory_store.store import MemoryStore
 from paramem import __version__
 from paramem.settings import Settings
@@ -213,14 +214,51 @@ def test_metrics_time_every_stage_and_count_tokens(client: TestClient, worker: H
     client.post("/query", json={"query": "ferry", "max_new_tokens": 3})
     client.post("/query", json={"query": "ferry", "max_new_tokens": 3, "stream": True})
     found = samples(client)
-    for stage in ("embed", "select", "load", "queue", "expand", "prefill", "decode"):
+    for stage in ("embed", "search", "select", "load", "queue", "expand", "prefill", "decode"):
         assert found[f"paramem_query_stage_seconds_count{{stage={stage}}}"] == 2
     assert found["paramem_query_ttft_seconds_count"] == 2
     assert found["paramem_query_e2e_seconds_count"] == 2
+    assert found["paramem_inter_token_latency_seconds_count"] == 2
     assert found["paramem_generation_tokens_total"] == 6
     assert found["paramem_memory_slots_total"] == 8
     assert found["paramem_request_success_total{finished_reason=length}"] == 2
     assert found["paramem_queries_in_flight"] == 0
+
+
+def test_metrics_count_ended_jobs_and_fits_across_processes(
+    make_client: MakeClient, store: MemoryStore
+) -> None:
+    client = make_client()
+    for mode in ("fast", "fit", "auto"):
+        client.post("/write", json={"text": f"in mode {mode}", "mode": mode})
+    cancelled = client.post("/write", json={"text": "never mind", "mode": "fast"}).json()
+    client.delete(f"/jobs/{cancelled['job_id']}")
+    work_all(store)
+    found = samples(make_client())  # another app on the same home: these are the store's
+    assert found["paramem_write_jobs_total{status=succeeded}"] == 4  # auto makes two
+    assert found["paramem_write_jobs_total{status=cancelled}"] == 1
+    assert found["paramem_write_jobs_total{status=dead}"] == 0
+    assert found["paramem_fit_seconds_count"] == 2
+    assert found["paramem_fit_seconds_sum"] > 0
+    assert found["paramem_fit_steps_sum"] == 14
+    assert found["paramem_fit_token_accuracy_sum"] == 1.5
+    store.compact()  # forgets old jobs, not how many there were
+    assert samples(client)["paramem_write_jobs_total{status=succeeded}"] == 4
+
+
+def test_metrics_tell_cache_hits_and_the_age_of_the_last_snapshot(
+    client: TestClient, store: MemoryStore, settings: Settings, worker: HashWorker
+) -> None:
+    write(client, "The ferry leaves at seven.")
+    for _ in range(2):
+        client.post("/query", json={"query": "ferry"})
+    before = samples(client)
+    assert before["paramem_shard_cache_hits_total"] >= 1
+    assert before["paramem_shard_opens_total"] >= 1
+    assert before["paramem_snapshot_age_seconds"] == float("inf")
+    assert before["paramem_engine_ready"] == 1
+    store.snapshot(Snapshots(settings.home))
+    assert samples(client)["paramem_snapshot_age_seconds"] < 3600
 
 
 def test_each_app_has_metrics_of_its_own(make_client: MakeClient) -> None:

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from memory_store.records import JobStatus, MemorySpec
 from memory_store.store import MemoryStore
 from tests.integration.server.conftest import MakeClient, error_of, write
-from tests.integration.server.hash_worker import HashWorker, work_all
+from tests.integration.server.hash_worker import RESULT, HashWorker, work_all
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -77,7 +77,7 @@ def test_an_idempotency_key_with_another_body_is_a_conflict(client: TestClient) 
 
 def test_waiting_answers_with_the_final_job(client: TestClient, worker: HashWorker) -> None:
     job = write(client, "The tide came in at noon.")
-    assert (job["progress"], job["result"]) == (1.0, {"loss": 0.5})
+    assert (job["progress"], job["result"]) == (1.0, RESULT)
 
 
 def test_waiting_longer_than_the_timeout_answers_with_the_job_as_it_is(client: TestClient) -> None:

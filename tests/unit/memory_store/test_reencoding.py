@@ -44,6 +44,24 @@ def test_documents_come_over_with_everything_but_their_memories(two: MemoryStore
     assert {memory.fingerprint for memory in old.memories} == {"bundle-1"}
 
 
+def test_old_memories_are_read_until_their_collection_is_deleted(two: MemoryStore) -> None:
+    def old_codes() -> list[bytes]:
+        found = [two.document("default", f"d{number}").memories for number in range(3)]
+        return [code.tobytes() for memories in found for code in two.load_codes(memories)]
+
+    before = old_codes()
+    reencode(two, "default", "new", mode=WriteMode.FAST)
+    assert old_codes() == before
+    work(two, spec=NEW, limit=1)
+    two.compact()
+    assert old_codes() == before
+    assert two.check() == []
+    two.delete_collection("default")
+    two.compact()
+    assert {memory.fingerprint for memory in two.document("new", "d0").memories} == {"bundle-2"}
+    assert len(two.load_codes(two.document("new", "d0").memories)) == 1
+
+
 def test_repeating_queues_nothing_twice(two: MemoryStore) -> None:
     before = two.jobs.depth()
     reencode(two, "default", "new")
