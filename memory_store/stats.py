@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from memory_store.records import StoreStats
+import json
+from collections.abc import Sequence
+
+from memory_store.records import StoredAmount, StoreStats
 from memory_store.storage import Storage
 
 COUNTS = """
@@ -17,6 +20,27 @@ SELECT
     (SELECT coalesce(sum(num_rows), 0) FROM shards),
     (SELECT coalesce(sum(length(body)), 0) FROM texts)
 """
+
+AMOUNT = """
+WITH chosen AS (
+    SELECT collection_id, num_documents FROM collections WHERE deleted_at IS NULL
+    AND (:names IS NULL OR name IN (SELECT value FROM json_each(:names)))
+)
+SELECT
+    (SELECT coalesce(sum(num_documents), 0) FROM chosen),
+    (SELECT coalesce(sum(num_bytes), 0) FROM memories JOIN chosen USING (collection_id)
+        WHERE removed_seq IS NULL)
+    + (SELECT coalesce(sum(length(body)), 0) FROM texts
+        JOIN documents USING (document_key) JOIN chosen USING (collection_id))
+"""
+
+
+def measure_amount(storage: Storage, names: Sequence[str] | None) -> StoredAmount:
+    """What the collections of these names hold; None: all of them."""
+    wanted = None if names is None else json.dumps(list(names))
+    with storage.catalogue.read() as connection:
+        documents, num_bytes = connection.execute(AMOUNT, {"names": wanted}).fetchone()
+    return StoredAmount(documents, num_bytes)
 
 
 def measure_store(storage: Storage) -> StoreStats:

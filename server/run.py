@@ -12,8 +12,8 @@ import uvicorn
 from paramem.logs import configure_logging
 from paramem.settings import Settings
 from server.app import create_app
-from server.auth import ApiKeyFileError
 from server.engine.generator import Generator
+from server.key_file import ApiKeyFileError
 from server.services import Services
 
 STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
