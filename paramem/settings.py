@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8420, ge=0, le=65535)
     api_key_file: Path | None = None
-    """API keys, one a line (grammar: server/keys.py), read again when it changes. Required to listen
+    """API keys, one a line (grammar: server/keys.py), read again when changed. Required to listen
     on anything but loopback."""
     log_level: str = "INFO"
 

@@ -14,6 +14,7 @@ from paramem import __version__
 from paramem.settings import Settings
 from server.auth import ApiKeyMiddleware
 from server.collector import HouseCollector
+from server.description import DescribedApp
 from server.engine.factory import build_generator
 from server.engine.generator import Generator
 from server.errors import ErrorResponse, install_error_handlers
@@ -45,7 +46,7 @@ def create_app(
     ]
     if keys is not None:
         middleware.append(Middleware(ApiKeyMiddleware, keys=keys, quotas=services.quotas))
-    app = FastAPI(
+    app = DescribedApp(
         title="paramem",
         version=__version__,
         description="Documents become memories; an LLM answers from them.",
