@@ -243,6 +243,14 @@ class CompactionReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAmount:
+    """What some collections hold: current documents, bytes of their texts and live memories."""
+
+    documents: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """Counters for metrics. Failures, rebuilds, opens and hits count events of this process only;
     jobs ended and fits count since the home was made."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 
 from memory_store.catalogue import measures
-from memory_store.records import JobStatus, StoreStats
+from memory_store.records import JobStatus, StoredAmount, StoreStats
 from memory_store.snapshots.snapshots import last_snapshot_at
 from memory_store.storage import Storage
 
@@ -22,6 +24,27 @@ SELECT
     (SELECT coalesce(sum(length(body)), 0) FROM texts)
 """
 FINAL = [status for status in JobStatus if status.is_final]
+
+AMOUNT = """
+WITH chosen AS (
+    SELECT collection_id, num_documents FROM collections WHERE deleted_at IS NULL
+    AND (:names IS NULL OR name IN (SELECT value FROM json_each(:names)))
+)
+SELECT
+    (SELECT coalesce(sum(num_documents), 0) FROM chosen),
+    (SELECT coalesce(sum(num_bytes), 0) FROM memories JOIN chosen USING (collection_id)
+        WHERE removed_seq IS NULL)
+    + (SELECT coalesce(sum(length(body)), 0) FROM texts
+        JOIN documents USING (document_key) JOIN chosen USING (collection_id))
+"""
+
+
+def measure_amount(storage: Storage, names: Sequence[str] | None) -> StoredAmount:
+    """What the collections of these names hold; None: all of them."""
+    wanted = None if names is None else json.dumps(list(names))
+    with storage.catalogue.read() as connection:
+        documents, num_bytes = connection.execute(AMOUNT, {"names": wanted}).fetchone()
+    return StoredAmount(documents, num_bytes)
 
 
 def measure_store(storage: Storage) -> StoreStats:

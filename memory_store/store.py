@@ -34,6 +34,7 @@ from memory_store.records import (
     MemorySpec,
     Page,
     Problem,
+    StoredAmount,
     StoreStats,
     Submission,
     WorkerInfo,
@@ -44,7 +45,7 @@ from memory_store.shards import compaction
 from memory_store.shards.code_reader import load_code
 from memory_store.snapshots.snapshots import Snapshots
 from memory_store.snapshots.take import SnapshotReport
-from memory_store.stats import measure_store
+from memory_store.stats import measure_amount, measure_store
 from memory_store.storage import Storage
 
 ORPHAN_GRACE_S = 3600.0
@@ -140,10 +141,12 @@ class MemoryStore:
         with self._storage.catalogue.read() as connection:
             return collections.find(connection, name).collection
 
-    def collections(self, *, cursor: str | None = None, limit: int = 100) -> Page[Collection]:
-        """By name. Raises: InvalidCursorError."""
+    def collections(
+        self, *, among: Sequence[str] | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[Collection]:
+        """By name; ``among``: only these. Raises: InvalidCursorError."""
         with self._storage.catalogue.read() as connection:
-            return collections.page(connection, cursor, limit)
+            return collections.page(connection, cursor, limit, among)
 
     def delete_collection(self, name: str) -> None:
         """Remove everything in it and cancel its jobs; the name is free at once.
@@ -217,11 +220,16 @@ class MemoryStore:
             return documents.get(connection, collection, document_id)
 
     def documents(
-        self, *, collection: str | None = None, cursor: str | None = None, limit: int = 100
+        self,
+        *,
+        collection: str | None = None,
+        among: Sequence[str] | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
     ) -> Page[Document]:
-        """By collection and id. Raises: InvalidCursorError, NotFoundError."""
+        """By collection and id; ``among``: of these. Raises: InvalidCursorError, NotFoundError."""
         with self._storage.catalogue.read() as connection:
-            return documents.page(connection, collection, cursor, limit)
+            return documents.page(connection, collection, cursor, limit, among)
 
     def document_text(self, collection: str, document_id: str) -> str | None:
         """The newest version's text; None if it was not kept. Raises: NotFoundError."""
@@ -335,6 +343,10 @@ class MemoryStore:
     ) -> SnapshotReport:
         """See :meth:`memory_store.snapshots.snapshots.Snapshots.take`."""
         return snapshots.take(self._storage, progress)
+
+    def amount(self, among: Sequence[str] | None = None) -> StoredAmount:
+        """What these collections hold; None: all. Counts rows: not for every request."""
+        return measure_amount(self._storage, among)
 
     def stats(self) -> StoreStats:
         return measure_store(self._storage)

@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8420, ge=0, le=65535)
     api_key_file: Path | None = None
-    """One API key a line. Required to listen on anything but loopback."""
+    """API keys, one a line (grammar: server/keys.py), read again when changed. Required to listen
+    on anything but loopback."""
     log_level: str = "INFO"
 
     # --- the model

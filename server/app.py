@@ -12,11 +12,13 @@ from starlette.middleware import Middleware
 from memory_store.store import MemoryStore
 from paramem import __version__
 from paramem.settings import Settings
-from server.auth import ApiKeyMiddleware, load_api_keys
+from server.auth import ApiKeyMiddleware
 from server.collector import HouseCollector
+from server.description import DescribedApp
 from server.engine.factory import build_generator
 from server.engine.generator import Generator
 from server.errors import ErrorResponse, install_error_handlers
+from server.key_file import KeyFile
 from server.lifespan import lifespan
 from server.observer import ObserverMiddleware
 from server.routers import chat, collections, jobs, memories, operations, query, snapshots, write
@@ -33,7 +35,7 @@ def create_app(
 
     Raises: ApiKeyFileError.
     """
-    keys = load_api_keys(settings.api_key_file)
+    keys = KeyFile(settings.api_key_file) if settings.api_key_file else None
     services = Services(settings, generator or build_generator(settings), store)
     services.metrics.registry.register(HouseCollector(services))
     middleware = [
@@ -43,9 +45,9 @@ def create_app(
         ),
         Middleware(ObserverMiddleware, services=services),
     ]
-    if keys:
-        middleware.append(Middleware(ApiKeyMiddleware, keys=keys))
-    app = FastAPI(
+    if keys is not None:
+        middleware.append(Middleware(ApiKeyMiddleware, keys=keys, quotas=services.quotas))
+    app = DescribedApp(
         title="paramem",
         version=__version__,
         description="Documents become memories; an LLM answers from them.",

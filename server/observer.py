@@ -59,4 +59,5 @@ class ObserverMiddleware:
                 route=route,
                 status=status,
                 ms=round(1e3 * seconds, 1),
+                key=getattr(scope.get("state", {}).get("api_key"), "name", None),
             )

@@ -28,10 +28,11 @@ from server.engine.generator import (
 )
 from server.errors import ApiError
 from server.fusion import fuse
+from server.keys import ApiKey
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult, SelectedMemory, Usage
 from server.services import Services
-from server.waiting import wait_until_final
+from server.waiting import find_job, wait_until_final
 
 READ_AFTER_TIMEOUT_S = 30.0
 
@@ -117,14 +118,17 @@ class Answering:
         )
 
 
-async def begin_answer(services: Services, body: QueryBody, scope: AsyncExitStack) -> Answering:
-    """Run the read path up to the first token.
+async def begin_answer(
+    services: Services, key: ApiKey, body: QueryBody, scope: AsyncExitStack
+) -> Answering:
+    """Run the read path up to the first token, for the holder of ``key``.
 
     Leaving ``scope`` frees the engine's slot, wherever the answer then is.
     Raises: whatever is wrong with the request, the collection or the engine.
     """
     body.check_limits(services.settings)
-    waited_ms = await _wait_for_write(services, body.read_after)
+    key.check_collection(body.collection)
+    waited_ms = await _wait_for_write(services, key, body.read_after)
     watch = Stopwatch()
     if waited_ms is not None:
         watch.stages_ms["wait"] = waited_ms
@@ -163,12 +167,13 @@ async def begin_generation(
     return await anext(chunks), chunks
 
 
-async def _wait_for_write(services: Services, job_id: str | None) -> float | None:
+async def _wait_for_write(services: Services, key: ApiKey, job_id: str | None) -> float | None:
     """Milliseconds waited for the job; None if none was named."""
     if job_id is None:
         return None
     watch = Stopwatch()
     try:
+        await find_job(services, key, job_id)
         job = await wait_until_final(services, job_id, timeout_s=READ_AFTER_TIMEOUT_S)
     except NotFoundError as error:
         raise NotFoundError(error.message, param="read_after") from None

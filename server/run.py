@@ -8,14 +8,18 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from paramem.logs import configure_logging
 from paramem.settings import Settings
 from server.app import create_app
-from server.auth import ApiKeyFileError
 from server.engine.generator import Generator
+from server.key_file import ApiKeyFileError
+from server.protocol import ImpatientProtocol
 from server.services import Services
 
+MAX_HEADER_BYTES = 64 << 10  # request line and headers; above: 400, and the connection is closed
+KEEP_ALIVE_S = 5
 STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
 
 log = structlog.get_logger(__name__)
@@ -61,18 +65,31 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
         app = create_app(settings, generator=generator)
     except ApiKeyFileError as error:
         raise SystemExit(str(error)) from error
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=STRAGGLERS_S,
+    server = DrainingServer(
+        server_config(app, host=settings.host, port=settings.port), app.state.services
     )
-    server = DrainingServer(config, app.state.services)
     server.run()
     if not server.started:
         raise SystemExit(f"cannot serve on {settings.host}:{settings.port}; the log says why")
+
+
+def server_config(
+    app: ASGIApp, *, host: str, port: int, protocol: type[ImpatientProtocol] = ImpatientProtocol
+) -> uvicorn.Config:
+    """How the service listens: HTTP/1.1 only, every wait for a client has an end."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=protocol,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STRAGGLERS_S,
+    )
 
 
 def refuse_open_door(settings: Settings) -> None:

@@ -24,6 +24,7 @@ from paramem.settings import Settings
 from server.engine.generator import EngineInfo, EngineNotReadyError, Generator
 from server.errors import ApiError
 from server.metrics import Metrics
+from server.quotas import Quotas
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Services:
         self.settings = settings
         self.engine = engine
         self.metrics = Metrics()
+        self.quotas = Quotas()
         self.draining = False
         self.engine_failure: str | None = None
         self.queries_in_flight = 0

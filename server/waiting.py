@@ -6,11 +6,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+from memory_store.errors import NotFoundError
 from memory_store.records import Job
+from server.keys import ApiKey
 from server.services import Services
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
+
+
+async def find_job(services: Services, key: ApiKey, job_id: str) -> Job:
+    """Raises: NotFoundError, also for a job of a collection that ``key`` does not open: ids of
+    jobs are nobody else's to know."""
+    job = await services.read(services.store.jobs.get, job_id)
+    if not key.sees(job.collection):
+        raise NotFoundError(f"there is no job {job_id!r}", param="job_id")
+    return job
 
 
 async def job_changes(services: Services, job_id: str) -> AsyncIterator[Job]:

@@ -13,6 +13,7 @@ from clients.cli import (
     demo,
     evaluate,
     jobs,
+    keys,
     memories,
     operate,
     query,
@@ -47,6 +48,7 @@ app.command(rich_help_panel=RUN)(snapshots.snapshot)
 app.command(rich_help_panel=RUN)(snapshots.restore)
 app.add_typer(snapshots.app, name="snapshots", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(reencode.reencode)
+app.add_typer(keys.app, name="keys", rich_help_panel=RUN)
 app.add_typer(operate.models, name="model", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(train.train)
 app.command(rich_help_panel=USE)(write.write)

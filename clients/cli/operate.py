@@ -1,4 +1,4 @@
-"""Operator commands: the only module of the clients that opens the house from inside.
+"""Operator commands: they open the house from inside.
 
 It imports the other packages inside functions, so that talking HTTP needs none of them.
 """

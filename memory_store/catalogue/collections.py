@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +56,18 @@ def live(connection: Connection) -> list[CollectionRow]:
     return [_from_row(row) for row in rows]
 
 
-def page(connection: Connection, cursor: str | None, limit: int) -> Page[Collection]:
-    """By name."""
+def page(
+    connection: Connection, cursor: str | None, limit: int, among: Sequence[str] | None
+) -> Page[Collection]:
+    """By name; ``among``: only these."""
     after = decode_cursor(cursor, 1)[0] if cursor else ""
+    names = None if among is None else json.dumps(list(among))
     limit = clamp_limit(limit)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM collections WHERE deleted_at IS NULL AND name > ?"
-        " ORDER BY name LIMIT ?",
-        (after, limit + 1),
+        f"SELECT {COLUMNS} FROM collections WHERE deleted_at IS NULL AND name > ?1"
+        " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2)))"
+        " ORDER BY name LIMIT ?3",
+        (after, names, limit + 1),
     )
     found = [_from_row(row).collection for row in rows]
     return page_of(found, limit, lambda collection: (collection.name,))

@@ -170,7 +170,11 @@ def get(connection: Connection, collection: str, document_id: str) -> Document:
 
 
 def page(
-    connection: Connection, collection: str | None, cursor: str | None, limit: int
+    connection: Connection,
+    collection: str | None,
+    cursor: str | None,
+    limit: int,
+    among: Sequence[str] | None,
 ) -> Page[Document]:
     """By collection and id: stable while documents are replaced.
 
@@ -180,11 +184,13 @@ def page(
     if collection is not None:
         collections.find(connection, collection)
     after = decode_cursor(cursor, 2) if cursor else ["", ""]
+    names = None if among is None else json.dumps(list(among))
     limit = clamp_limit(limit)
     rows = connection.execute(
-        f"{CURRENT} AND (c.name, d.document_id) > (?, ?) AND (? IS NULL OR c.name = ?)"
-        " ORDER BY c.name, d.document_id LIMIT ?",
-        (*after, collection, collection, limit + 1),
+        f"{CURRENT} AND (c.name, d.document_id) > (?1, ?2) AND (?3 IS NULL OR c.name = ?3)"
+        " AND (?4 IS NULL OR c.name IN (SELECT value FROM json_each(?4)))"
+        " ORDER BY c.name, d.document_id LIMIT ?5",
+        (*after, collection, names, limit + 1),
     ).fetchall()
     found = _with_memories(connection, rows)
     return page_of(found, limit, lambda document: (document.collection, document.document_id))

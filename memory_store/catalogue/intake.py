@@ -44,11 +44,13 @@ def submit(
         document_id = f"doc_{uuid_utils.uuid7().hex}"
     now = storage.clock()
     with storage.catalogue.write() as connection:
+        row = collections.find(connection, request.collection)
         if idempotency_key is not None:
+            # of the collection: tenants neither collide on a key nor learn of each other's
+            idempotency_key = f"{row.collection_id}/{idempotency_key}"
             seen = _seen(connection, idempotency_key, request_hash)
             if seen is not None:
                 return seen
-        row = collections.find(connection, request.collection)
         _refuse_when_full(storage, connection, max_queue, disk_floor_bytes)
         collection_id = row.collection_id
         sqlite_jobs.cancel_of_documents(connection, collection_id, [document_id], now)

@@ -104,6 +104,7 @@ class InMemoryJobQueue:
         *,
         status: JobStatus | None = None,
         collection: str | None = None,
+        among: Sequence[str] | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page[Job]:
@@ -115,6 +116,7 @@ class InMemoryJobQueue:
                 for job in sorted(self._jobs.values(), key=lambda job: job.job_id, reverse=True)
                 if (status is None or job.status is status)
                 and (collection is None or job.collection == collection)
+                and (among is None or job.collection in among)
                 and (before is None or job.job_id < before)
             ]
         return page_of(found[: limit + 1], limit, lambda job: (job.job_id,))

@@ -38,10 +38,11 @@ class JobQueue(Protocol):
         *,
         status: JobStatus | None = None,
         collection: str | None = None,
+        among: Sequence[str] | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page[Job]:
-        """Newest first.
+        """Newest first; ``among``: only of these collections.
 
         Raises:
             InvalidCursorError

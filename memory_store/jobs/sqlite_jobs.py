@@ -58,14 +58,17 @@ class SqliteJobQueue:
         *,
         status: JobStatus | None = None,
         collection: str | None = None,
+        among: Sequence[str] | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page[Job]:
         limit = clamp_limit(limit)
+        names = None if among is None else json.dumps(list(among))
         conditions, parameters = ["1"], list[str]()
         for condition, value in (
             ("j.status = ?", status),
             ("c.name = ?", collection),
+            ("c.name IN (SELECT value FROM json_each(?))", names),
             ("j.job_id < ?", decode_cursor(cursor, 1)[0] if cursor else None),
         ):
             if value is not None:

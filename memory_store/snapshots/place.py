@@ -14,8 +14,8 @@ from memory_store.errors import CorruptionError, StoreError
 from memory_store.files import (
     TEMP_SUFFIX,
     make_directory,
-    told_as_disk_errors,
     sync_directory,
+    told_as_disk_errors,
     write_durably,
 )
 

@@ -11,6 +11,7 @@ from fastapi.sse import ServerSentEvent
 from uuid_utils import uuid7
 
 from memory_store.records import DEFAULT_COLLECTION, Collection
+from server.auth import Caller
 from server.disconnect import unless_disconnected
 from server.json_body import JsonRoute
 from server.read_path import Answering, begin_answer
@@ -46,13 +47,13 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["openai"])
     },
 )
 async def chat_completions(
-    body: ChatBody, request: Request, services: ServingDep, scope: ResponseScope
+    body: ChatBody, request: Request, services: ServingDep, key: Caller, scope: ResponseScope
 ) -> Response | ChatResult:
     """Answers the last user message from the collection's memories. `model` is `paramem` or
     `paramem@collection`; what `POST /query` takes besides goes into the field `paramem`."""
     query = body.query()
     scope.enter_context(services.admit_query())
-    answering = await unless_disconnected(request, begin_answer(services, query, scope))
+    answering = await unless_disconnected(request, begin_answer(services, key, query, scope))
     reply = _Reply(body, answering)
     if body.stream:
         return event_stream(reply.events())
@@ -60,15 +61,17 @@ async def chat_completions(
 
 
 @router.get("/models", summary="List models")
-async def list_models(services: ServicesDep) -> ModelsResult:
+async def list_models(services: ServicesDep, key: Caller) -> ModelsResult:
     """`paramem`, and `paramem@…` for the first 1,000 collections."""
-    page = await services.read(services.store.collections, limit=1000)
+    page = await services.read(services.store.collections, among=key.among(None), limit=1000)
     return ModelsResult(data=[_model(collection) for collection in page.items])
 
 
 @router.get("/models/{model}", summary="One model")
-async def get_model(model: str, services: ServicesDep) -> ModelResult:
-    return _model(await services.read(services.store.collection, collection_of(model)))
+async def get_model(model: str, services: ServicesDep, key: Caller) -> ModelResult:
+    collection = collection_of(model)
+    key.check_collection(collection)
+    return _model(await services.read(services.store.collection, collection))
 
 
 class _Reply:

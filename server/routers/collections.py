@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Depends, Path, Response
 
+from server.auth import Caller
 from server.json_body import JsonRoute
 from server.paging import Cursor, Limit
 from server.schemas.requests import CollectionBody
@@ -14,14 +15,24 @@ from server.schemas.text import COLLECTION_PATTERN
 from server.services import ServicesDep, ServingDep
 
 router = APIRouter(prefix="/collections", route_class=JsonRoute, tags=["collections"])
-Name = Annotated[str, Path(pattern=COLLECTION_PATTERN)]
+
+
+def own_name(name: Annotated[str, Path(pattern=COLLECTION_PATTERN)], key: Caller) -> str:
+    """Raises: ApiError 403."""
+    key.check_collection(name)
+    return name
+
+
+Name = Annotated[str, Depends(own_name)]
 
 
 @router.get("", summary="List collections")
 async def list_collections(
-    services: ServicesDep, cursor: Cursor = None, limit: Limit = 100
+    services: ServicesDep, key: Caller, cursor: Cursor = None, limit: Limit = 100
 ) -> ListResult[CollectionResult]:
-    page = await services.read(services.store.collections, cursor=cursor, limit=limit)
+    page = await services.read(
+        services.store.collections, among=key.among(None), cursor=cursor, limit=limit
+    )
     items = [CollectionResult.of(collection) for collection in page.items]
     return ListResult(items=items, next_cursor=page.next_cursor)
 

@@ -10,13 +10,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from memory_store.errors import NotFoundError
 from memory_store.records import Job, JobStatus
+from server.auth import Caller
 from server.paging import Cursor, Limit
 from server.routers.snapshots import Runner
 from server.schemas.results import JobResult, ListResult
 from server.schemas.snapshots import SnapshotJobResult
 from server.services import ServicesDep
 from server.sse import event, with_error_event
-from server.waiting import job_changes
+from server.waiting import find_job, job_changes
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -24,19 +25,25 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 @router.get("", summary="List jobs")
 async def list_jobs(
     services: ServicesDep,
+    key: Caller,
     status: Annotated[JobStatus | None, Query()] = None,
     collection: Annotated[str | None, Query()] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> ListResult[JobResult]:
     page = await services.read(
-        services.store.jobs.list, status=status, collection=collection, cursor=cursor, limit=limit
+        services.store.jobs.list,
+        status=status,
+        collection=collection,
+        among=key.among(collection),
+        cursor=cursor,
+        limit=limit,
     )
     return ListResult(items=[JobResult.of(job) for job in page.items], next_cursor=page.next_cursor)
 
 
-async def _known_job(job_id: str, services: ServicesDep) -> Job:
-    return await services.read(services.store.jobs.get, job_id)
+async def _known_job(job_id: str, services: ServicesDep, key: Caller) -> Job:
+    return await find_job(services, key, job_id)
 
 
 KnownJob = Annotated[Job, Depends(_known_job)]
@@ -54,16 +61,16 @@ async def get_job(
 
 
 @router.delete("/{job_id}", summary="Cancel a job")
-async def cancel_job(job_id: str, services: ServicesDep) -> JobResult:
+async def cancel_job(job: KnownJob, services: ServicesDep) -> JobResult:
     """A job that is final already is a conflict. What the document remembers stays as it was."""
-    return JobResult.of(await services.write(services.store.jobs.cancel, job_id))
+    return JobResult.of(await services.write(services.store.jobs.cancel, job.job_id))
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Queue a job again")
-async def retry_job(job_id: str, services: ServicesDep) -> JobResult:
+async def retry_job(job: KnownJob, services: ServicesDep) -> JobResult:
     """For failed, dead and cancelled jobs; the attempts start from zero."""
     services.refuse_if_draining()
-    return JobResult.of(await services.write(services.store.jobs.retry, job_id))
+    return JobResult.of(await services.write(services.store.jobs.retry, job.job_id))
 
 
 @router.get("/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from memory_store.records import DEFAULT_COLLECTION
+from server.auth import Caller, OwnCollection
 from server.disconnect import unless_disconnected
 from server.errors import ApiError
 from server.json_body import parse_json
@@ -22,18 +22,22 @@ from server.schemas.results import (
 from server.services import ServicesDep, ServingDep
 
 router = APIRouter(prefix="/memories", tags=["memories"])
-CollectionParam = Annotated[str, Query()]
 
 
 @router.get("", summary="List documents")
 async def list_memories(
     services: ServicesDep,
+    key: Caller,
     collection: Annotated[str | None, Query()] = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> ListResult[MemoryResult]:
     page = await services.read(
-        services.store.documents, collection=collection, cursor=cursor, limit=limit
+        services.store.documents,
+        collection=collection,
+        among=key.among(collection),
+        cursor=cursor,
+        limit=limit,
     )
     items = [MemoryResult.of(document) for document in page.items]
     return ListResult(items=items, next_cursor=page.next_cursor)
@@ -42,8 +46,8 @@ async def list_memories(
 @router.delete("", summary="Delete by metadata")
 async def delete_memories(
     services: ServicesDep,
+    collection: OwnCollection,
     filter: Annotated[str, Query(description='JSON object, e.g. `{"year": [2024, 2025]}`.')],
-    collection: CollectionParam = DEFAULT_COLLECTION,
 ) -> DeletedResult:
     """Delete every document whose metadata match. An empty filter is refused."""
     filters = parse_json(filter.encode("utf-8", "surrogatepass"), what="filter", param="filter")
@@ -61,7 +65,7 @@ async def get_reconstruction(
     document_id: str,
     request: Request,
     services: ServingDep,
-    collection: CollectionParam = DEFAULT_COLLECTION,
+    collection: OwnCollection,
     max_new_tokens: Annotated[
         int | None, Query(ge=1, description="A passage; by default as long as what was written.")
     ] = None,
@@ -84,7 +88,7 @@ async def get_reconstruction(
 
 @router.get("/{document_id:path}", summary="One document")
 async def get_memory(
-    document_id: str, services: ServicesDep, collection: CollectionParam = DEFAULT_COLLECTION
+    document_id: str, services: ServicesDep, collection: OwnCollection
 ) -> MemoryDetail:
     """Ids may hold slashes."""
     document = await services.read(services.store.document, collection, document_id)
@@ -93,7 +97,7 @@ async def get_memory(
 
 @router.delete("/{document_id:path}", status_code=204, summary="Forget a document")
 async def delete_memory(
-    document_id: str, services: ServicesDep, collection: CollectionParam = DEFAULT_COLLECTION
+    document_id: str, services: ServicesDep, collection: OwnCollection
 ) -> Response:
     """Unreadable at once; its bytes are gone after the next compaction."""
     await services.write(services.store.delete_document, collection, document_id)

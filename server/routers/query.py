@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import ServerSentEvent
 
+from server.auth import Caller
 from server.disconnect import unless_disconnected
 from server.json_body import JsonRoute
 from server.read_path import Answering, begin_answer
@@ -31,11 +32,11 @@ router = APIRouter(route_class=JsonRoute, tags=["query"])
     },
 )
 async def query(
-    body: QueryBody, request: Request, services: ServingDep, scope: ResponseScope
+    body: QueryBody, request: Request, services: ServingDep, key: Caller, scope: ResponseScope
 ) -> Response | AnswerResult:
     """Select the memories nearest to the query and answer from them."""
     scope.enter_context(services.admit_query())
-    answering = await unless_disconnected(request, begin_answer(services, body, scope))
+    answering = await unless_disconnected(request, begin_answer(services, key, body, scope))
     if body.stream:
         return event_stream(_events(answering))
     return await unless_disconnected(request, _whole(answering))

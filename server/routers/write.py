@@ -9,7 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from memory_store.errors import NotFoundError
 from memory_store.records import Submission, WriteRequest
+from server.auth import Caller
 from server.disconnect import unless_disconnected
 from server.errors import ApiError, as_api_error
 from server.json_body import (
@@ -19,6 +21,7 @@ from server.json_body import (
     max_body_bytes,
     parse_json,
 )
+from server.keys import ApiKey
 from server.schemas.requests import WriteBody
 from server.schemas.results import JobResult
 from server.services import Services, ServingDep
@@ -44,13 +47,14 @@ async def write(
     request: Request,
     response: Response,
     services: ServingDep,
+    key: Caller,
     idempotency_key: IdempotencyKey = None,
     wait: Annotated[bool, Query(description="Answer when the job is final.")] = False,
     timeout_s: Annotated[float, Query(ge=0, le=600, allow_inf_nan=False)] = 30.0,
 ) -> JobResult:
     """Queue a document; the answer is durable. ``Location`` names the job to follow."""
     document = body.checked(services.settings)
-    submission = await services.write(_submit, services, document, idempotency_key)
+    submission = await services.write(_submit, services, key, document, idempotency_key)
     job = submission.job
     response.headers["Location"] = f"/jobs/{job.job_id}"
     if wait:
@@ -73,7 +77,7 @@ async def write(
     },
 )
 async def write_batch(
-    request: Request, services: ServingDep, idempotency_key: IdempotencyKey = None
+    request: Request, services: ServingDep, key: Caller, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """One document a line; for each the answer has one line, in order: its job, or
     ``{"line": n, "error": {…}}``. A refused line never keeps the others back.
@@ -82,7 +86,7 @@ async def write_batch(
     reads anything must not be blocked.
     """
     check_content_type(request, "x-ndjson", "ndjson", "jsonl", "json")
-    batch = _Batch(services, idempotency_key)
+    batch = _Batch(services, key, idempotency_key)
     answers: list[str] = []
     async for line in _lines(request, max_body_bytes(services.settings)):
         answers.append(await batch.answer(line))
@@ -92,9 +96,10 @@ async def write_batch(
 class _Batch:
     """The lines of one request: their numbers, and the ids they have used."""
 
-    def __init__(self, services: Services, key: str | None) -> None:
+    def __init__(self, services: Services, key: ApiKey, idempotency_key: str | None) -> None:
         self._services = services
         self._key = key
+        self._idempotency_key = idempotency_key
         self._line = 0
         self._documents = 0
         self._first_line_of: dict[tuple[str, str], int] = {}
@@ -127,8 +132,8 @@ class _Batch:
             raise body_too_large(max_body_bytes(settings))
         document = WriteBody.model_validate(parse_json(raw, what="the line")).checked(settings)
         self._claim(document)
-        key = f"{self._key}:{self._line}" if self._key else None
-        return await self._services.write(_submit, self._services, document, key)
+        same = f"{self._idempotency_key}:{self._line}" if self._idempotency_key else None
+        return await self._services.write(_submit, self._services, self._key, document, same)
 
     def _claim(self, document: WriteRequest) -> None:
         if document.document_id is None:
@@ -165,6 +170,26 @@ async def _lines(request: Request, limit: int) -> AsyncIterator[bytes | None]:
         yield None if overlong else bytes(buffer)
 
 
-def _submit(services: Services, document: WriteRequest, key: str | None) -> Submission:
+def _submit(
+    services: Services, key: ApiKey, document: WriteRequest, idempotency_key: str | None
+) -> Submission:
+    key.check_collection(document.collection)
     services.check_readable(services.store.collection(document.collection))
-    return services.store.submit(document, idempotency_key=key)
+    services.quotas.charge(
+        key,
+        documents=_added_documents(services, key, document),
+        num_bytes=len(document.text.encode()),
+        measure=lambda: services.store.amount(key.among(None)),
+    )
+    return services.store.submit(document, idempotency_key=idempotency_key)
+
+
+def _added_documents(services: Services, key: ApiKey, document: WriteRequest) -> int:
+    """1, or 0 for one that is replaced. Looked up only for keys that have this quota."""
+    if key.max_documents is None or document.document_id is None:
+        return 1
+    try:
+        services.store.document(document.collection, document.document_id)
+    except NotFoundError:
+        return 1
+    return 0

@@ -52,3 +52,17 @@ class FailingEngine(DummyEngine):
                 raise RuntimeError("secret detail of the engine")
             yield chunk
             count += 1
+
+
+class HeldEngine(DummyEngine):
+    """Stops before the last chunk of every answer until ``gate`` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.gate = threading.Event()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        async for chunk in super().generate(request):
+            while chunk.finish_reason is not None and not self.gate.is_set():
+                await asyncio.sleep(0.05)
+            yield chunk

@@ -10,63 +10,27 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from memory_store.store import MemoryStore
 from paramem.settings import Settings
-from server.app import create_app
-from server.engine.dummy import DummyEngine
-from server.run import DrainingServer
 from tests.integration.server.conftest import make_settings, wait_for
 from tests.integration.server.hash_worker import HashWorker
+from tests.integration.server.served import Served, serve
 from tests.integration.server.sse import events_of
 
 TOKEN_DELAY_S = 0.02
 ASK = {"query": "When does the ferry leave?", "stream": True}
 
 
-class Served:
-    """A server in a thread, and what the tests look at from outside."""
-
-    def __init__(self, server: DrainingServer, engine: DummyEngine, http: httpx.Client) -> None:
-        self.server = server
-        self.engine = engine
-        self.http = http
-
-    def terminate(self) -> None:
-        self.server.handle_exit(signal.SIGTERM, None)
-
-
-@contextmanager
-def serve(settings: Settings, store: MemoryStore, token_delay_s: float) -> Iterator[Served]:
-    engine = DummyEngine(settings, token_delay_s=token_delay_s)
-    app = create_app(settings, store=store, generator=engine)
-    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
-    server = DrainingServer(config, app.state.services)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        with httpx.Client(base_url=url, timeout=20, trust_env=False) as http:
-            wait_for(lambda: server.started and http.get("/version").json()["engine"])
-            yield Served(server, engine, http)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-    assert not thread.is_alive()
-    assert engine.load() == (0, 0)
-
-
 @pytest.fixture
 def served(settings: Settings, store: MemoryStore) -> Iterator[Served]:
-    with serve(settings, store, TOKEN_DELAY_S) as served:
+    with serve(settings, store, token_delay_s=TOKEN_DELAY_S) as served:
         yield served
 
 
@@ -87,25 +51,23 @@ def test_a_client_that_leaves_frees_its_place_at_once(served: Served) -> None:
         next(events)
         assert served.engine.load() == (1, 0)
     wait_for(lambda: served.engine.load() == (0, 0), timeout_s=5)
-    services = served.server.config.app.state.services  # type: ignore[union-attr]
-    wait_for(lambda: services.queries_in_flight == 0)
+    wait_for(lambda: served.services.queries_in_flight == 0)
     assert served.http.post("/query", json=ASK).status_code == 200
 
 
 def test_a_client_that_leaves_an_unstreamed_answer_frees_its_place(
     settings: Settings, store: MemoryStore
 ) -> None:
-    with serve(settings, store, 0.5) as served:
+    with serve(settings, store, token_delay_s=0.5) as served:
         with pytest.raises(httpx.ReadTimeout):
             served.http.post("/query", json={"query": "x"}, timeout=0.3)
         wait_for(lambda: served.engine.load() == (0, 0), timeout_s=3)
 
 
 def test_a_client_that_leaves_while_it_waits_for_a_write_is_forgotten(served: Served) -> None:
-    services = served.server.config.app.state.services  # type: ignore[union-attr]
     with pytest.raises(httpx.ReadTimeout):
         served.http.post("/write?wait=true", json={"text": "nobody works"}, timeout=0.3)
-    wait_for(lambda: services.requests_in_flight == 0, timeout_s=5)
+    wait_for(lambda: served.services.requests_in_flight == 0, timeout_s=5)
 
 
 def test_ten_megabytes_get_an_answer_not_a_broken_connection(served: Served) -> None:
@@ -154,7 +116,7 @@ def test_a_drain_finishes_the_stream_and_refuses_new_work(
 
 def test_the_grace_has_an_end(settings: Settings, store: MemoryStore) -> None:
     short = settings.model_copy(update={"shutdown_grace_s": 0.2})
-    with serve(short, store, 60.0) as served:
+    with serve(short, store, token_delay_s=60.0) as served:
 
         def ask() -> None:
             with suppress(httpx.TransportError):
@@ -168,14 +130,18 @@ def test_the_grace_has_an_end(settings: Settings, store: MemoryStore) -> None:
         thread.join()
 
 
+SERVE = """
+from paramem.settings import load_settings
+from server.engine.dummy import DummyEngine
+from server.run import run_server
+settings = load_settings()
+run_server(settings, generator=DummyEngine(settings, token_delay_s=TOKEN_DELAY_S))
+""".replace("TOKEN_DELAY_S", str(TOKEN_DELAY_S))
+
+
 def run_process(settings: Settings, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from paramem.settings import load_settings; from server.run import run_server; "
-            "run_server(load_settings())",
-        ],
+        [sys.executable, "-c", SERVE],
         env={
             **os.environ,
             "PARAMEM_HOME": str(settings.home),
@@ -192,7 +158,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_sigterm_ends_the_process_with_status_0(tmp_path: Path) -> None:
+def test_sigterm_lets_the_stream_finish_and_ends_the_process_with_status_0(tmp_path: Path) -> None:
     port = free_port()
     process = run_process(make_settings(tmp_path / "home"), PARAMEM_PORT=str(port))
     url = f"http://127.0.0.1:{port}"
@@ -208,7 +174,14 @@ def test_sigterm_ends_the_process_with_status_0(tmp_path: Path) -> None:
         wait_for(loaded, timeout_s=60)
         job = httpx.post(f"{url}/write", json={"text": "kept"}, trust_env=False).json()
         assert job["status"] == "queued"
-        process.send_signal(signal.SIGTERM)
+        with (
+            httpx.Client(base_url=url, timeout=20, trust_env=False) as http,
+            http.stream("POST", "/query", json=ASK) as answer,
+        ):
+            events = events_of(answer.iter_lines())
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            assert [name for name, _data in events][-1] == "done"
         _out, err = process.communicate(timeout=30)
     finally:
         process.kill()
