@@ -20,10 +20,11 @@ TEMP_SUFFIX = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_durably(path: Path, data: bytes, *, step: str) -> None:
+def write_durably(path: Path, *pieces: bytes | memoryview, step: str) -> None:
     """Create or replace ``path`` atomically; it survives a power cut once this returns.
 
     Args:
+        pieces: of the content, one after the other.
         step: letter of the write protocol, names the crash points.
 
     Raises:
@@ -31,14 +32,16 @@ def write_durably(path: Path, data: bytes, *, step: str) -> None:
         OSError: the device failed; ``path`` is as it was.
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
-    half = len(data) // 2
+    *whole, last = pieces
+    half = len(last) // 2
     try:
         with refuse_full_disk():
             descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                _write_all(descriptor, data[:half])
+                for piece in (*whole, last[:half]):
+                    _write_all(descriptor, piece)
                 reach(f"{step}-torn")
-                _write_all(descriptor, data[half:])
+                _write_all(descriptor, last[half:])
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -88,7 +91,7 @@ def refuse_full_disk() -> Iterator[None]:
         raise
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:  # a write may be short
         view = view[os.write(descriptor, view) :]

@@ -94,6 +94,8 @@ class MemoryStore:
 
     def close(self) -> None:
         """Idempotent. Does not save the indexes."""
+        for index in list(self._indexes.values()):
+            index.close()
         self._storage.close()
 
     def __enter__(self) -> Self:
