@@ -84,12 +84,13 @@ def main() -> None:
 def synthetic(count: int, dim: int, num_queries: int) -> tuple[FloatArray, FloatArray]:
     """Keys (n, d) and queries (q, d), unit norm; see the module's docstring."""
     random = np.random.default_rng(0)
-    spread = (np.arange(1, dim + 1) ** SPECTRUM).astype(np.float32)
+    spread: FloatArray = (np.arange(1, dim + 1) ** SPECTRUM).astype(np.float32)
     spread /= np.linalg.norm(spread)
-    rotation = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+    rotation: FloatArray = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+    turned: FloatArray = spread[:, None] * rotation
 
     def draw(rows: int) -> FloatArray:
-        drawn: FloatArray = random.standard_normal((rows, dim), np.float32) * spread @ rotation
+        drawn: FloatArray = random.standard_normal((rows, dim), np.float32) @ turned
         return drawn
 
     clusters = max(1, count // CLUSTER_SIZE)

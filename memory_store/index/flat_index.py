@@ -72,7 +72,7 @@ class FlatIndex:
 
     def dump(self) -> list[memoryview]:
         """Everything of this index, in pieces; :meth:`load` undoes it."""
-        return [memoryview(faiss.serialize_index(self._index))]
+        return [faiss.serialize_index(self._index).data]
 
     @classmethod
     def load(cls, data: memoryview) -> FlatIndex:

@@ -35,7 +35,7 @@ def test_every_vector_finds_itself_first(index: VectorIndex) -> None:
     for number, vector in enumerate(stored):
         ((found, score),) = index.search(vector, 1)
         assert found == 100 + number
-        assert score == pytest.approx(1.0, abs=1e-4)  # float16
+        assert score == pytest.approx(1.0, abs=2**-11)  # float16
 
 
 def test_the_best_come_first_and_all_of_them(index: VectorIndex) -> None:
