@@ -257,8 +257,9 @@ class MemoryStore:
     ) -> list[Hit]:
         """The ``top_k`` live memories whose keys are nearest by inner product, best first.
 
-        Reads its own and everyone's committed writes; exact, also under filters
-        (see :mod:`memory_store.catalogue.filters`).
+        Reads its own and everyone's committed writes. Exact up to 30,000 memories, and always under
+        filters (see :mod:`memory_store.catalogue.filters`); beyond, a few in a hundred of the best
+        ten may be missed (experiments/LOG.md).
 
         Args:
             vector: (d,)
