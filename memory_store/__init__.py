@@ -21,7 +21,9 @@ from memory_store.errors import (
     QueueFullError,
     StoreError,
 )
-from memory_store.index.vector_index import FaissIndex, NumpyIndex, VectorIndex
+from memory_store.index.compressed_index import CompressedIndex
+from memory_store.index.flat_index import FlatIndex
+from memory_store.index.vector_index import NumpyIndex, VectorIndex
 from memory_store.jobs.memory_jobs import InMemoryJobQueue
 from memory_store.jobs.queue import JobQueue
 from memory_store.jobs.sqlite_jobs import SqliteJobQueue
@@ -61,14 +63,15 @@ __all__ = [
     "CodeFormat",
     "Collection",
     "CompactionReport",
+    "CompressedIndex",
     "ConflictError",
     "CorruptionError",
     "DiskFailedError",
     "DiskFullError",
     "Document",
     "DocumentSource",
-    "FaissIndex",
     "FingerprintMismatchError",
+    "FlatIndex",
     "FloatArray",
     "Hit",
     "IdempotencyConflictError",

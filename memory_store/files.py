@@ -25,10 +25,11 @@ DISK_FAILED = (
 )
 
 
-def write_durably(path: Path, data: bytes, *, step: str) -> None:
+def write_durably(path: Path, *pieces: bytes | memoryview, step: str) -> None:
     """Create or replace ``path`` atomically; it survives a power cut once this returns.
 
     Args:
+        pieces: of the content, one after the other.
         step: letter of the write protocol, names the crash points.
 
     Raises:
@@ -36,14 +37,16 @@ def write_durably(path: Path, data: bytes, *, step: str) -> None:
             not survive a power cut; a temp file that could not be removed is swept later.
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
-    half = len(data) // 2
+    *whole, last = pieces
+    half = len(last) // 2
     try:
         with told_as_disk_errors():
             descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                _write_all(descriptor, data[:half])
+                for piece in (*whole, last[:half]):
+                    _write_all(descriptor, piece)
                 reach(f"{step}-torn")
-                _write_all(descriptor, data[half:])
+                _write_all(descriptor, last[half:])
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -124,7 +127,7 @@ def told_as_disk_errors() -> Iterator[None]:
         raise DiskFailedError(DISK_FAILED.format(error.strerror)) from error
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:  # a write may be short
         view = view[os.write(descriptor, view) :]

@@ -17,7 +17,6 @@ from memory_store.audit import doctor, recovery
 from memory_store.catalogue import collections, documents, intake, memories, workers
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.commit import commit
-from memory_store.errors import NotFoundError
 from memory_store.files import free_bytes
 from memory_store.index.indexes import Indexes
 from memory_store.index.vector_index import Found
@@ -99,6 +98,8 @@ class MemoryStore:
 
     def close(self) -> None:
         """Idempotent. Does not save the indexes."""
+        for index in list(self._indexes.values()):
+            index.close()
         self._storage.close()
 
     def __enter__(self) -> Self:
@@ -182,18 +183,7 @@ class MemoryStore:
     def document_source(self, job: Job) -> DocumentSource:
         """What a job works on. Raises: NotFoundError: its version was deleted or replaced."""
         with self._storage.catalogue.read() as connection:
-            row = collections.find(connection, job.collection)
-            version = documents.version(connection, row.collection_id, job.document_id, job.version)
-            text = None
-            if version is not None and version.is_current:
-                text = documents.text(connection, version.document_key)
-        if version is None or text is None:
-            raise NotFoundError(
-                f"version {job.version} of document {job.document_id!r} is gone: it was replaced, "
-                "deleted, or its text was not kept",
-                param="document_id",
-            )
-        return DocumentSource(job.document_id, text, version.title)
+            return documents.source(connection, job)
 
     def commit(
         self, written: Sequence[WrittenDocument], spec: MemorySpec, worker_id: str
@@ -268,8 +258,9 @@ class MemoryStore:
     ) -> list[Hit]:
         """The ``top_k`` live memories whose keys are nearest by inner product, best first.
 
-        Reads its own and everyone's committed writes; exact, also under filters
-        (see :mod:`memory_store.catalogue.filters`).
+        Reads its own and everyone's committed writes. Exact up to 30,000 memories, and always under
+        filters (see :mod:`memory_store.catalogue.filters`); beyond, a few in a hundred of the best
+        ten may be missed (experiments/LOG.md).
 
         Args:
             vector: (d,)

@@ -19,7 +19,7 @@ from memory_store.catalogue import collections, filters, memories
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Connection
 from memory_store.errors import CorruptionError, NotFoundError
-from memory_store.records import Document, Page, WriteRequest
+from memory_store.records import Document, DocumentSource, Job, Page, WriteRequest
 
 ZSTD_LEVEL = 3
 # a job in one of these states still needs the text, or may be retried and then needs it
@@ -201,6 +201,20 @@ def text(connection: Connection, document_key: int) -> str | None:
         "SELECT body FROM texts WHERE document_key = ?", (document_key,)
     ).fetchone()
     return decompress(row[0]) if row else None
+
+
+def source(connection: Connection, job: Job) -> DocumentSource:
+    """What a job works on. Raises: NotFoundError: its version was deleted or replaced."""
+    row = collections.find(connection, job.collection)
+    found = version(connection, row.collection_id, job.document_id, job.version)
+    body = text(connection, found.document_key) if found and found.is_current else None
+    if found is None or body is None:
+        raise NotFoundError(
+            f"version {job.version} of document {job.document_id!r} is gone: it was replaced, "
+            "deleted, or its text was not kept",
+            param="document_id",
+        )
+    return DocumentSource(job.document_id, body, found.title)
 
 
 def kept_text(connection: Connection, collection: str, document_id: str) -> str | None:

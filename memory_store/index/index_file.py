@@ -33,6 +33,7 @@ class IndexHeader:
     seq: int
     digest: str  # see digest_of
     payload_checksum: str
+    layout: str = "flat"  # of the payload: which index dumped it
     format_version: int = FORMAT_VERSION
 
 
@@ -46,8 +47,9 @@ def digest_of(live: Sequence[tuple[int, str]]) -> str:
 
 def save_index_file(
     path: Path,
-    payload: bytes,
+    payload: Sequence[memoryview],
     *,
+    layout: str,
     fingerprint: str,
     dim: int,
     seq: int,
@@ -56,22 +58,27 @@ def save_index_file(
     """Write it durably.
 
     Args:
+        payload: in pieces.
         live: (memory_id, checksum) of everything in the index, ascending.
     """
+    checksum = xxhash.xxh3_128()
+    for piece in payload:
+        checksum.update(piece)
     header = IndexHeader(
         fingerprint=fingerprint,
         dim=dim,
         count=len(live),
         seq=seq,
         digest=digest_of(live),
-        payload_checksum=xxhash.xxh3_128_hexdigest(payload),
+        payload_checksum=checksum.hexdigest(),
+        layout=layout,
     )
     encoded = json.dumps(asdict(header)).encode()
     length = len(encoded).to_bytes(LENGTH_BYTES, "little")
-    write_durably(path, b"".join((MAGIC, length, encoded, payload)), step="f")
+    write_durably(path, MAGIC + length + encoded, *payload, step="f")
 
 
-def load_index_file(path: Path) -> tuple[IndexHeader, bytes]:
+def load_index_file(path: Path) -> tuple[IndexHeader, memoryview]:
     """Read it back.
 
     Raises:
@@ -100,4 +107,4 @@ def load_index_file(path: Path) -> tuple[IndexHeader, bytes]:
     payload = data[start + length :]
     if xxhash.xxh3_128_hexdigest(payload) != header.payload_checksum:
         raise CorruptionError(f"{path.name} does not match its checksum")
-    return header, payload
+    return header, memoryview(payload)

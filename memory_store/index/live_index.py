@@ -4,10 +4,15 @@ Every process that selects has its own. ``sync`` compares one integer when nothi
 takes what was added and removed since from the catalogue and the keys from the shards. A memory
 whose key is damaged or whose shard is lost is left out (and counted): it is never served, and
 ``doctor`` names it.
+
+A collection that outgrew its index gets a larger one, made in a thread while the old one serves,
+and saved, because training is dearer than reading keys.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,15 +21,25 @@ from memory_store.catalogue import collections, memories
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.catalogue.memories import Pointer
 from memory_store.errors import CorruptionError, IncompatibleFormatError
+from memory_store.index import growth
+from memory_store.index.compressed_index import CompressedIndex
+from memory_store.index.flat_index import FlatIndex
 from memory_store.index.index_file import digest_of, load_index_file, save_index_file
-from memory_store.index.vector_index import FaissIndex, Found
+from memory_store.index.vector_index import Found
 from memory_store.records import FloatArray
 from memory_store.shards.codec import Tensor, decode_keys
 from memory_store.shards.shard import key_matches
 from memory_store.shared_lock import SharedLock
 from memory_store.storage import Storage
 
+log = logging.getLogger(__name__)
+
 SYNC_ATTEMPTS = 3
+KEYS_AT_ONCE = 16384
+"""Keys decoded before they go into the index: 2.3 GB for a million would be too many."""
+LAYOUTS: dict[str, type[FlatIndex] | type[CompressedIndex]] = {
+    index.layout: index for index in (FlatIndex, CompressedIndex)
+}
 
 
 class LiveIndex:
@@ -38,10 +53,14 @@ class LiveIndex:
         self._collection_id = row.collection_id
         self._path = storage.index_path(row.collection_id)
         self._lock = SharedLock()
-        self._index = FaissIndex(row.collection.spec.z_dim)
+        self._index: FlatIndex | CompressedIndex = FlatIndex(row.collection.spec.z_dim)
         self._seq = -1  # of the catalogue's change counter; -1: nothing loaded yet
         self._saved_seq = -1
         self._left_out: set[int] = set()
+        self._saving = threading.Lock()
+        self._growing = threading.Lock()
+        self._grower: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -67,36 +86,82 @@ class LiveIndex:
             if self._seq < 0:
                 self._load()
             self._catch_up()
+            if self._index.outgrown and self._grower is None and not self._stopped.is_set():
+                self._grower = threading.Thread(target=self._grow_and_save, name="index-growth")
+                self._grower.start()
+
+    def wait_grown(self) -> None:
+        """Until no larger index is in the making."""
+        grower = self._grower
+        if grower is not None:
+            grower.join()
+
+    def close(self) -> None:
+        """Give up what is in the making. Idempotent."""
+        self._stopped.set()
+        self.wait_grown()
 
     def rebuild(self) -> int:
         """Forget everything and read every key again. Returns the number of vectors."""
         with self._lock.exclusive():
             self._clear()
             self._catch_up()
-            return len(self._index)
+        if self._index.outgrown:
+            self._grow()
+        return len(self)
 
     def save(self) -> None:
         """Write the index file if it would say something new. A damaged collection is not saved."""
-        with self._lock.exclusive():
-            if self._seq < 0 or self._seq == self._saved_seq or self._left_out:
-                return
+        with self._saving:
+            with self._lock.shared():
+                seq = self._seq
+                if seq < 0 or seq == self._saved_seq or self._left_out:
+                    return
+                layout, dim, ids = self._index.layout, self._index.dim, self._index.ids()
+                pieces = self._index.dump()
             with self._catalogue.read() as connection:
-                live = memories.live_at(connection, self._collection_id, self._seq)
-            if [memory_id for memory_id, _ in live] != self._index.ids().tolist():
+                live = memories.live_at(connection, self._collection_id, seq)
+            if [memory_id for memory_id, _ in live] != ids.tolist():
                 return  # compacted since: the next sync will tell
             save_index_file(
                 self._path,
-                self._index.dump(),
+                pieces,
+                layout=layout,
                 fingerprint=self._collection.spec.fingerprint,
-                dim=self._index.dim,
-                seq=self._seq,
+                dim=dim,
+                seq=seq,
                 live=live,
             )
-            self._saved_seq = self._seq
+            self._saved_seq = seq
+
+    def _grow_and_save(self) -> None:
+        try:
+            if self._grow():
+                self.save()
+        except Exception:  # the old index serves on; memory or the disk ran out
+            log.exception("index of collection %s not grown", self._collection.name)
+        finally:
+            self._grower = None
+
+    def _grow(self) -> bool:
+        """Returns: whether there is a larger index now."""
+        with self._growing:
+            old = self._index
+            new = growth.compress(old, self._lock.shared, self._stopped)
+            if new is None:
+                return False
+            with self._lock.exclusive():
+                if self._index is not old:
+                    return False  # rebuilt meanwhile
+                growth.catch_up(new, old)
+                self._index = new
+                self._saved_seq = -1
+            return True
 
     def _clear(self) -> None:
-        self._index = FaissIndex(self._index.dim)
+        self._index = FlatIndex(self._index.dim)
         self._seq = 0
+        self._saved_seq = -1
         self._left_out.clear()
 
     def _load(self) -> None:
@@ -117,9 +182,10 @@ class LiveIndex:
             row.collection_id == self._collection_id
             and row.purged_seq <= header.seq <= row.change_seq
             and (header.fingerprint, header.dim) == (spec.fingerprint, spec.z_dim)
+            and header.layout in LAYOUTS
             and (header.count, header.digest) == (len(live), digest_of(live))
         ):
-            self._index = FaissIndex.load(payload)
+            self._index = LAYOUTS[header.layout].load(payload)
             self._seq = self._saved_seq = header.seq
         else:
             self._counters.index_rebuilds += 1
@@ -143,6 +209,9 @@ class LiveIndex:
             self._shards.forget(self._collection_id)
             self._index.remove(gone)
             self._left_out.difference_update(gone)
+            if attempt:  # the one before may have stopped half-way
+                held = set(self._index.ids().tolist())
+                added = [pointer for pointer in added if pointer.memory_id not in held]
             if self._add(added, may_retry=attempt + 1 < SYNC_ATTEMPTS):
                 self._seq = row.change_seq
                 return
@@ -170,9 +239,15 @@ class LiveIndex:
                     encoded.append(keys[pointer.row])
                 else:
                     left_out.add(pointer.memory_id)
-        if ids:
-            code_format = self._collection.spec.code_format
-            self._index.add(ids, decode_keys(np.stack(encoded), code_format))
+            if len(ids) >= KEYS_AT_ONCE:
+                self._add_keys(ids, encoded)
+                ids, encoded = [], []
+        self._add_keys(ids, encoded)
         self._left_out |= left_out
         self._counters.checksum_failures += len(left_out)
         return True
+
+    def _add_keys(self, ids: Sequence[int], encoded: Sequence[Tensor]) -> None:
+        if ids:
+            code_format = self._collection.spec.code_format
+            self._index.add(ids, decode_keys(np.stack(encoded), code_format))

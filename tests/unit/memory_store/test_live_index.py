@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memory_store import MemoryStore, WriteMode
+from memory_store import CompressedIndex, MemoryStore, WriteMode
+from memory_store.index import flat_index
 from memory_store.shared_lock import SharedLock
 from tests.unit.memory_store.making import key_of, open_store, work, write
 
@@ -186,3 +187,27 @@ def test_the_shared_lock_lets_readers_in_together_and_a_writer_alone() -> None:
         writer.join()
     with lock.shared():
         assert inside == []
+
+
+def test_a_collection_that_outgrew_its_index_gets_a_larger_one_and_saves_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flat_index, "FLAT_LIMIT", 16)
+    names = [chr(ord("a") + number) for number in range(18)]
+    with open_store(home) as store:
+        fill(store, *names)
+        before = found(store, "text of a")  # starts the growth
+        (live,) = store._indexes.values()
+        live.wait_grown()
+        assert isinstance(live._index, CompressedIndex)
+        assert found(store, "text of a") == before
+        store.delete_document("default", "b")
+        fill(store, "z")
+        assert found(store, "text of z")[0] == "z"
+        assert sorted(found(store, "text of a")) == ["a", *names[2:], "z"]
+        assert store.check() == []
+    for shard in sorted((home / "shards").glob("*/*"))[:18]:
+        shard.unlink()  # without the saved file, only z could be indexed
+    with open_store(home) as store:
+        assert sorted(found(store, "text of a")) == ["a", *names[2:], "z"]
+        assert store.stats().index_rebuilds == 0

@@ -1,0 +1,199 @@
+"""The index of a large collection: short codes find candidates, the vectors themselves rank them.
+
+Symbols: n = vectors, d = their dimension. A vector is kept twice: as ``PQ`` codes of one bit a
+dimension in inverted lists (FAISS scans a million in milliseconds), and as float16, which loses
+nothing of a bfloat16 key of unit norm. Only the choice of candidates is approximate: scores are
+exact, a filtered search looks at every allowed vector, and a removed one is in neither place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from memory_store.index.vector_index import Found, IdArray, c_floats, check, id_array
+from memory_store.records import FloatArray
+
+MAX_LISTS = 1024
+PROBED = 1.0
+"""Share of the lists that a search scans: half of them cost 3 points of recall (LOG.md)."""
+CANDIDATES = 1000
+CANDIDATES_PER_HIT = 8
+BLOCK = 4096
+"""Rows scored or decoded at a time, so that the copy in float32 stays in the processor's cache."""
+TRAINING_ROUNDS = 8
+SAMPLE_PER_LIST = 64
+WORD_BYTES = 8
+REMOVED = -1
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+Rows = npt.NDArray[np.int64]
+
+
+class CompressedIndex:
+    """Trained on a sample; holds nothing at first."""
+
+    layout = "compressed"
+
+    def __init__(self, sample: FloatArray, *, expected: int) -> None:
+        """Train (single-threaded: other threads are serving).
+
+        Args:
+            sample: (n, d) of the vectors to come, :func:`sample_size` of them.
+            expected: how many will come. Beyond twice as many, make another index.
+        """
+        faiss.omp_set_num_threads(1)  # of this thread only
+        self.dim = sample.shape[1]
+        lists = _lists(expected)
+        coarse: Any = faiss.IndexFlatIP(self.dim)
+        self._codes: Any = faiss.IndexIVFPQFastScan(
+            coarse, self.dim, lists, self.dim // math.gcd(self.dim, 4), 4,
+            faiss.METRIC_INNER_PRODUCT,
+        )  # fmt: skip
+        self._codes.own_fields = True
+        coarse.this.disown()
+        self._codes.by_residual = False
+        self._codes.cp.niter = TRAINING_ROUNDS
+        for clustering in (self._codes.cp, self._codes.pq.cp):
+            clustering.min_points_per_centroid = 1  # else FAISS warns on stderr
+        self._codes.train(c_floats(sample))
+        self._reserve(expected, expected * 2)
+
+    def _reserve(self, expected: int, rows: int) -> None:
+        self._expected = expected
+        self._rows = 0  # used, those of removed vectors included
+        self._count = 0
+        self._ids: IdArray = np.empty(rows, np.int64)  # (rows,) or REMOVED
+        self._vectors = np.empty((rows, self.dim), np.float16)  # untouched pages cost nothing
+        self._order: tuple[IdArray, Rows] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether so much was added that training on it would pay."""
+        return self._rows > 2 * self._expected
+
+    def ids(self) -> IdArray:
+        return self._sorted()[0]
+
+    def add(self, ids: Sequence[int], vectors: FloatArray) -> None:
+        held = self._rows_of(id_array(ids))
+        check(ids, vectors, self.dim, set(self._ids[held].tolist()))
+        if len(ids) == 0:
+            return
+        end = self._rows + len(ids)
+        if end > len(self._ids):
+            more = end + end // 2
+            self._ids = np.concatenate([self._ids[: self._rows], np.empty(more, np.int64)])
+            grown = np.empty((len(self._ids), self.dim), np.float16)
+            grown[: self._rows] = self._vectors[: self._rows]
+            self._vectors = grown
+        rows = np.arange(self._rows, end)
+        faiss.omp_set_num_threads(1)
+        self._codes.add_with_ids(c_floats(vectors), rows)
+        self._ids[rows] = ids
+        # a key of unit norm is never clipped
+        self._vectors[rows] = np.clip(vectors, -FLOAT16_MAX, FLOAT16_MAX)
+        self._rows, self._count, self._order = end, self._count + len(ids), None
+
+    def remove(self, ids: Sequence[int]) -> None:
+        rows = self._rows_of(id_array(ids))
+        if len(rows):
+            self._codes.remove_ids(rows)
+            self._ids[rows] = REMOVED
+            self._count -= len(rows)
+            self._order = None
+
+    def take(self, ids: IdArray) -> tuple[IdArray, FloatArray]:
+        rows = self._rows_of(ids)
+        return self._ids[rows], self._vectors[rows].astype(np.float32)
+
+    def search(
+        self, vector: FloatArray, top_k: int, *, allowed: Sequence[int] | None = None
+    ) -> Found:
+        if allowed is not None:
+            return self._best(self._rows_of(id_array(allowed)), vector, top_k)
+        wanted = max(CANDIDATES, CANDIDATES_PER_HIT * top_k)
+        if wanted < self._count:
+            faiss.omp_set_num_threads(1)  # see FlatIndex.search
+            probes = faiss.SearchParametersIVF(nprobe=math.ceil(PROBED * self._codes.nlist))  # type: ignore[call-arg]
+            _, found = self._codes.search(c_floats(vector[None]), wanted, params=probes)
+            rows = found[found >= 0]
+            if len(rows) >= top_k:
+                return self._best(rows, vector, top_k)
+        return self._best(self._sorted()[1], vector, top_k)
+
+    def dump(self) -> list[memoryview]:
+        """Everything of this index, in pieces; :meth:`load` undoes it.
+
+        The pieces stay as they are whatever happens to the index afterwards: rows are never
+        written twice.
+        """
+        used = slice(0, self._rows)
+        sizes = np.array([self._rows, self._expected, self.dim], np.int64)
+        codes = faiss.serialize_index(self._codes)
+        pieces = (sizes, self._ids[used].copy(), self._vectors[used], codes)
+        return [piece.data.cast("B") for piece in pieces]
+
+    @classmethod
+    def load(cls, data: memoryview) -> CompressedIndex:
+        """Args: data: of :meth:`dump`, joined, its integrity verified: FAISS trusts it."""
+        index = cls.__new__(cls)
+        rows, expected, index.dim = np.frombuffer(data, np.int64, 3).tolist()
+        index._reserve(expected, max(rows, 2 * expected))
+        at = 3 * WORD_BYTES
+        index._ids[:rows] = np.frombuffer(data, np.int64, rows, at)
+        at += rows * WORD_BYTES
+        vectors = np.frombuffer(data, np.float16, rows * index.dim, at)
+        index._vectors[:rows] = vectors.reshape(rows, index.dim)
+        at += vectors.nbytes
+        index._codes = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=at))
+        index._rows, index._count = rows, int(np.count_nonzero(index._ids[:rows] != REMOVED))
+        return index
+
+    def _best(self, rows: Rows, vector: FloatArray, top_k: int) -> Found:
+        """The best of these rows, by their exact scores."""
+        if top_k < 1 or not len(rows):
+            return []
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            scores[block] = self._vectors[rows[block]].astype(np.float32) @ vector
+        ids = self._ids[rows]
+        best = np.lexsort((ids, -scores))[:top_k]
+        return list(zip(ids[best].tolist(), scores[best].tolist(), strict=True))
+
+    def _sorted(self) -> tuple[IdArray, Rows]:
+        """Ids in ascending order and their rows. Threads that race here find the same."""
+        order = self._order
+        if order is None:
+            rows = np.flatnonzero(self._ids[: self._rows] != REMOVED)
+            rows = rows[np.argsort(self._ids[rows], kind="stable")]
+            order = self._order = self._ids[rows], rows
+        return order
+
+    def _rows_of(self, ids: IdArray) -> Rows:
+        """Where those of ``ids`` are that are here, each once, by id."""
+        held, rows = self._sorted()
+        wanted = np.unique(ids)
+        places = np.searchsorted(held, wanted)
+        known = places < len(held)
+        known[known] = held[places[known]] == wanted[known]
+        found: Rows = rows[places[known]]
+        return found
+
+
+def sample_size(expected: int) -> int:
+    """How many vectors of a collection of ``expected`` the training looks at."""
+    return min(expected, SAMPLE_PER_LIST * _lists(expected))
+
+
+def _lists(expected: int) -> int:
+    return max(1, min(MAX_LISTS, math.isqrt(expected)))
