@@ -269,11 +269,9 @@ class MemoryStore:
             NotFoundError, InvalidFilterError
             ValueError: ``vector`` has another shape, or is not finite.
         """
-
-        def search(row: CollectionRow, allowed: list[int] | None) -> Found:
-            return self._indexes.by_key(row, vector, top_k, allowed)
-
-        return self._select(collection, filters, search)
+        return self._select(
+            collection, filters, lambda row, ids: self._indexes.by_key(row, vector, top_k, ids)
+        )
 
     def select_by_words(
         self,
@@ -288,11 +286,9 @@ class MemoryStore:
         Raises:
             NotFoundError, InvalidFilterError
         """
-
-        def search(row: CollectionRow, allowed: list[int] | None) -> Found:
-            return self._indexes.by_words(row, query, top_k, allowed)
-
-        return self._select(collection, filters, search)
+        return self._select(
+            collection, filters, lambda row, ids: self._indexes.by_words(row, query, top_k, ids)
+        )
 
     def _select(
         self,

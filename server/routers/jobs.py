@@ -51,12 +51,14 @@ KnownJob = Annotated[Job, Depends(_known_job)]
 
 @router.get("/{job_id}", summary="One job")
 async def get_job(
-    job_id: str, services: ServicesDep, runner: Runner
+    job_id: str, services: ServicesDep, runner: Runner, key: Caller
 ) -> JobResult | SnapshotJobResult:
     """Of a document, or of a snapshot; the list has those of documents."""
     try:
-        return JobResult.of(await _known_job(job_id, services))
+        return JobResult.of(await find_job(services, key, job_id))
     except NotFoundError:
+        if key.collections is not None:
+            raise  # a snapshot is of all collections: not for a key to some of them
         return SnapshotJobResult.of(await services.read(runner.get, job_id))
 
 
