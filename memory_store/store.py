@@ -98,7 +98,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Idempotent. Does not save the indexes."""
-        for index in list(self._indexes.values()):
+        for index in list(self._indexes.loaded().values()):
             index.close()
         self._storage.close()
 
@@ -384,7 +384,7 @@ class MemoryStore:
             NotFoundError
         """
         vectors = 0
-        for row in self._live_collections():
+        for row in self._indexes.live():
             if collection is None or row.collection.name == collection:
                 index = self._indexes.vectors(row)
                 vectors += index.rebuild()
@@ -395,12 +395,8 @@ class MemoryStore:
 
     def save_index(self) -> None:
         """Write the indexes this process has loaded, so that the next one starts faster."""
-        for row in self._live_collections():
+        for row in self._indexes.live():
             index = self._indexes.loaded().get(row.collection_id)
             if index is not None:
                 index.sync(row.change_seq)
                 index.save()
-
-    def _live_collections(self) -> list[CollectionRow]:
-        with self._storage.catalogue.read() as connection:
-            return collections.live(connection)

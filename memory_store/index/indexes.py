@@ -58,6 +58,11 @@ class Indexes:
         """The index of its keys, as it was last brought up to date."""
         return self._of(self._vectors, row, LiveIndex)
 
+    def live(self) -> list[CollectionRow]:
+        """Collections that may have one."""
+        with self._storage.catalogue.read() as connection:
+            return collections.live(connection)
+
     def loaded(self) -> dict[int, LiveIndex]:
         """Those of keys, by collection id."""
         return dict(self._vectors)
@@ -70,8 +75,7 @@ class Indexes:
     ) -> Index:
         index = held.get(row.collection_id)
         if index is None:
-            with self._storage.catalogue.read() as connection:
-                live = {other.collection_id for other in collections.live(connection)}
+            live = {other.collection_id for other in self.live()}
             with self._lock:
                 for number in held.keys() - live:
                     del held[number]
