@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clients.results import Answer, SelectedMemory
 from clients.soak.audit import audit
 from clients.soak.ledger import Entry, Ledger
 from clients.soak.processes import Processes
-from clients.soak.traffic import answers
+from clients.soak.traffic import THREAD, answers, traffic
 
 KILLS = 4
 
@@ -42,6 +43,9 @@ def test_the_audit_sees_what_is_lost_doubled_undead_and_outdated(tmp_path: Path)
         client = processes.client
         for name in ("sound", "undead", "stale", "unexpected"):
             client.wait(client.write(f"the text of {name}", id=name, mode="fast"), timeout_s=60)
+        with traffic(processes.url, Ledger(), seed=0):
+            pass
+        assert THREAD not in {thread.name for thread in threading.enumerate()}
         ledger.record(Entry("sound", 1, "the text of sound"))
         ledger.record(Entry("lost", 1, "never written"))
         ledger.record(Entry("undead", 1, None))
