@@ -43,14 +43,14 @@ def test_the_audit_sees_what_is_lost_doubled_undead_and_outdated(tmp_path: Path)
         client = processes.client
         for name in ("sound", "undead", "stale", "unexpected"):
             client.wait(client.write(f"the text of {name}", id=name, mode="fast"), timeout_s=60)
-        with traffic(processes.url, Ledger(), seed=0):
-            pass
-        assert THREAD not in {thread.name for thread in threading.enumerate()}
         ledger.record(Entry("sound", 1, "the text of sound"))
         ledger.record(Entry("lost", 1, "never written"))
         ledger.record(Entry("undead", 1, None))
         ledger.record(Entry("stale", 2, "another text altogether"))
         audit(processes, ledger)
+        with traffic(processes.url, Ledger(), seed=0):
+            pass
+        assert THREAD not in {thread.name for thread in threading.enumerate()}
     told = Counter(
         violation.partition(": ")[2].partition(":")[0] for violation in ledger.violations
     )
