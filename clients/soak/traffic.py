@@ -23,6 +23,7 @@ OWNERS = 4
 READERS = 2
 DOCUMENTS_OF_AN_OWNER = 250
 PAUSE_S = 0.1
+THREAD = "soak client"
 WORDS = 12
 MODES: tuple[WriteMode, ...] = ("fast", "auto")
 SAME_TEXT = 0.98
@@ -40,7 +41,10 @@ def traffic(url: str, ledger: Ledger, seed: int) -> Iterator[None]:
     ]
     threads = [
         threading.Thread(
-            target=_run, args=(url, ledger, random.Random(f"{seed}-{number}"), step, stop)
+            target=_run,
+            name=THREAD,
+            args=(url, ledger, random.Random(f"{seed}-{number}"), step, stop),
+            daemon=True,  # a soak that fails does not wait for clients without a server
         )
         for number, step in enumerate(clients)
     ]
@@ -50,6 +54,8 @@ def traffic(url: str, ledger: Ledger, seed: int) -> Iterator[None]:
         yield
     finally:
         stop.set()
+    for thread in threads:  # what a client is told after the audit has looked would be held to it
+        thread.join()
 
 
 def _run(

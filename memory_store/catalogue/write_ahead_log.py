@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from memory_store.errors import CorruptionError
 from memory_store.files import told_as_disk_errors
@@ -80,8 +82,8 @@ def find_break(data: bytes) -> Break | None:
     for frame in range((len(data) - HEADER_BYTES) // frame_bytes):
         start = HEADER_BYTES + frame * frame_bytes
         page = start + FRAME_HEADER_BYTES
-        sums = _checksum(data[start : start + 8], sums, byte_order)
-        sums = _checksum(data[page : page + page_size], sums, byte_order)
+        covered = data[start : start + 8] + data[page : page + page_size]
+        sums = _checksum(covered, sums, byte_order)
         written = struct.unpack(">2I", data[start + 16 : start + 24])
         if data[start + 8 : start + 16] != salt or written != sums:
             return Break(frame, _commits(data, frame, page_size, salt))
@@ -110,10 +112,34 @@ def _page_size(data: bytes) -> int | None:
 
 
 def _checksum(data: bytes, sums: Sums, byte_order: str) -> Sums:
-    """Args: data: a whole number of pairs of 32-bit words."""
-    first, second = sums
-    words = iter(np.frombuffer(data, byte_order).tolist())
-    for word in words:
-        first = (first + word + second) & MASK
-        second = (second + next(words) + first) & MASK
-    return first, second
+    """SQLite's, of pairs of 32-bit words (a, b): s += a + t, then t += b + s.
+
+    That is linear modulo 2**32, so that a page is one sum over its words, each with its weight.
+    """
+    words = np.frombuffer(data, byte_order).astype(np.uint32).reshape(-1, 2)  # (n, 2)
+    from_s, from_t = (int(total) for total in (words.T[:, None] * _weights(len(words))).sum((0, 2)))
+    s, t = sums
+    for_s, for_t = _power(len(words))
+    return (
+        (for_s[0] * s + for_s[1] * t + from_s) & MASK,
+        (for_t[0] * s + for_t[1] * t + from_t) & MASK,
+    )
+
+
+@cache
+def _weights(pairs: int) -> npt.NDArray[np.uint32]:
+    """What word a (0) or b (1) of each pair adds to s (0) and t (1). Returns (2, 2, pairs)."""
+    powers = [_power(after) for after in reversed(range(pairs))]
+    of_a = [[row[0] + row[1] for row in power] for power in powers]  # a goes into both s and t
+    of_b = [[row[1] for row in power] for power in powers]
+    return np.array([of_a, of_b], np.uint64).astype(np.uint32).transpose(0, 2, 1)
+
+
+@cache
+def _power(exponent: int) -> tuple[Sums, Sums]:
+    """[[1, 1], [1, 2]], one step, to this power modulo 2**32."""
+    power = ((1, 0), (0, 1))
+    for _ in range(exponent):
+        (a, b), (c, d) = power
+        power = (((a + c) & MASK, (b + d) & MASK), ((a + 2 * c) & MASK, (b + 2 * d) & MASK))
+    return power

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clients.results import Answer, SelectedMemory
 from clients.soak.audit import audit
 from clients.soak.ledger import Entry, Ledger
 from clients.soak.processes import Processes
-from clients.soak.traffic import answers
+from clients.soak.traffic import THREAD, answers, traffic
 
 KILLS = 4
 
@@ -47,6 +48,9 @@ def test_the_audit_sees_what_is_lost_doubled_undead_and_outdated(tmp_path: Path)
         ledger.record(Entry("undead", 1, None))
         ledger.record(Entry("stale", 2, "another text altogether"))
         audit(processes, ledger)
+        with traffic(processes.url, Ledger(), seed=0):
+            pass
+        assert THREAD not in {thread.name for thread in threading.enumerate()}
     told = Counter(
         violation.partition(": ")[2].partition(":")[0] for violation in ledger.violations
     )

@@ -20,6 +20,7 @@ EXPECTED = {
     "LeaseLostError": 409,
     "QueueFullError": 429,
     "DiskFullError": 507,
+    "DiskFailedError": 503,
     "InvalidCursorError": 422,
     "InvalidFilterError": 422,
     "CorruptionError": 500,
