@@ -98,8 +98,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Idempotent. Does not save the indexes."""
-        for index in list(self._indexes.loaded().values()):
-            index.close()
+        self._indexes.close()
         self._storage.close()
 
     def __enter__(self) -> Self:
@@ -152,8 +151,7 @@ class MemoryStore:
     def delete_collection(self, name: str) -> None:
         """Remove everything in it and cancel its jobs; the name is free at once.
 
-        Raises:
-            NotFoundError
+        Raises: NotFoundError.
         """
         intake.delete_collection(self._storage, name)
 
@@ -235,8 +233,7 @@ class MemoryStore:
     def delete_document(self, collection: str, document_id: str) -> None:
         """Never served again once this returns; the bytes go at the next compaction.
 
-        Raises:
-            NotFoundError
+        Raises: NotFoundError.
         """
         intake.delete_document(self._storage, collection, document_id)
 

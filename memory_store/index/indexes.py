@@ -58,6 +58,11 @@ class Indexes:
         """The index of its keys, as it was last brought up to date."""
         return self._of(self._vectors, row, LiveIndex)
 
+    def close(self) -> None:
+        """Wait for what they do in the background."""
+        for index in self.loaded().values():
+            index.close()
+
     def live(self) -> list[CollectionRow]:
         """Collections that may have one."""
         with self._storage.catalogue.read() as connection:
