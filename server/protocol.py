@@ -1,4 +1,4 @@
-"""HTTP/1.1 with an end to every wait for a client: uvicorn alone ends only idle kept connections.
+"""HTTP/1.1 with an end to every wait for a client: uvicorn alone ends an idle keep-alive only.
 
 Without these, a client that opens a connection and says nothing, trickles its headers, stops in
 the middle of its body or stops reading its answer would hold a connection (and a row of the

@@ -60,7 +60,7 @@ def test_a_line_says_what_its_key_may() -> None:
         line("scopes="),
         line("scopes=read,root"),
         line("scopes=read scopes=write"),
-        line("scopes=read colections=notes"),
+        line("scopes=read colection=notes"),
         line("scopes=read collections="),
         line("scopes=read collections=../up"),
         line("scopes=read rate=0/s"),
