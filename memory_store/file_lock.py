@@ -7,12 +7,15 @@ import os
 import weakref
 from pathlib import Path
 
+from memory_store.files import told_as_disk_errors
+
 
 class FileLock:
     """One holder's view of a lock file, which is created. Each instance holds on its own."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with told_as_disk_errors():
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._close = weakref.finalize(self, os.close, self._descriptor)
 
     def share(self) -> None:

@@ -197,7 +197,7 @@ def test_a_collection_that_outgrew_its_index_gets_a_larger_one_and_saves_it(
     with open_store(home) as store:
         fill(store, *names)
         before = found(store, "text of a")  # starts the growth
-        (live,) = store._indexes.values()
+        (live,) = store._indexes.loaded().values()
         live.wait_grown()
         assert isinstance(live._index, CompressedIndex)
         assert found(store, "text of a") == before
