@@ -103,7 +103,7 @@ def test_answers_are_measured_beside_text_and_nothing(run: Run) -> None:
 def test_selection_is_measured_beside_bm25(run: Run) -> None:
     printed = run(selection, "--sets", "toy-dev", "--attention")
     rows = [line for line in printed.splitlines() if "toy-dev" in line]
-    ways = ["BM25", "router", "router, int4 keys", "cosine", "attention"]
+    ways = ["BM25", "router", "router, int4 keys", "cosine", "hybrid", "attention"]
     assert [row.split("|")[5].strip() for row in rows] == ways
     assert all("| 4 | 4 | 4 |" in row and row.rstrip(" |").endswith("1.000]") for row in rows)
 

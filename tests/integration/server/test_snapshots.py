@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_used_fails_the_job_with_its_reason(
         client := make_client(snapshots=str(tmp_path / "file")), client.post("/snapshots")
     )
     assert job["status"] == "failed"
-    assert job["error"]["code"] == "snapshot_failed"
+    assert job["error"]["code"] == "disk_failed"
     job = finished(client := make_client(snapshots="nowhere://x"), client.post("/snapshots"))
     assert "nowhere" in job["error"]["message"]
 
