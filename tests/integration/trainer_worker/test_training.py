@@ -191,8 +191,10 @@ def test_a_trained_bundle_reads_as_the_networks_did(
         torch.testing.assert_close(codes, networks.compressor.compress(tokens))
         networks.read_with("read_adapter")
         ids = torch.tensor(tokens)
-        expected = networks.base.lm(input_ids=ids).logits
-        torch.testing.assert_close(loaded.read_lm(input_ids=ids).logits, expected)
+        # in double: merged or not, the sums of float32 differ by more than its bounds on some CPUs
+        expected = networks.base.lm.double()(input_ids=ids).logits
+        read = loaded.read_lm.double()(input_ids=ids).logits
+        torch.testing.assert_close(read, expected, rtol=1.3e-6, atol=1e-5)  # float32's own
     assert (tmp_path / "run" / "losses.png").stat().st_size > 0
 
 
