@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import say
+from benchmarks.homes import write_together
 from memory_store import (
     CodeFormat,
     Document,
@@ -33,17 +34,15 @@ from memory_store import (
     NotFoundError,
     PassageMemory,
     StoreError,
-    Tier,
     WriteMode,
     WriteRequest,
-    WrittenDocument,
 )
 from memory_store.catalogue.documents import compress
 from memory_store.shards.shard import LENGTH_BYTES
 
 SPEC = MemorySpec("bundle-1", slots=2, z_dim=8, code_format=CodeFormat.INT8)
-WORKER = "worker"
 DOCUMENTS = 12
+DOCUMENTS_A_SHARD = 4
 NOW = 1_000_000.0
 View = Mapping[str, Any]
 
@@ -211,21 +210,23 @@ def _open(home: Path) -> MemoryStore:
 
 
 def _write(store: MemoryStore, numbers: Sequence[int]) -> None:
-    for number in numbers:
-        request = WriteRequest(
+    requests = [
+        WriteRequest(
             _text(number),
             f"document-{number}",
             title=f"Title {number}",
             metadata={"number": number},
             mode=WriteMode.FAST,
         )
-        store.submit(request)
-    while jobs := store.jobs.lease(WORKER, limit=4, lease_s=60.0, tiers=[Tier.FAST]):
-        written = [
-            WrittenDocument(job, [_passage(int(job.document_id.rpartition("-")[2]))], {})
-            for job in jobs
-        ]
-        store.commit(written, SPEC, WORKER)
+        for number in numbers
+    ]
+    for start in range(0, len(requests), DOCUMENTS_A_SHARD):
+        write_together(
+            store,
+            SPEC,
+            requests[start : start + DOCUMENTS_A_SHARD],
+            lambda job: [_passage(int(job.document_id.rpartition("-")[2]))],
+        )
 
 
 def _text(number: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.command import say
+from clients.soak.processes import rss_bytes
 from memory_store import CompressedIndex, FlatIndex, FloatArray
 from memory_store.index.compressed_index import sample_size
 from memory_store.index.index_file import load_index_file, save_index_file
@@ -186,8 +188,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    return rss_bytes(os.getpid()) / 1e6
 
 
 def _unit(rows: FloatArray) -> FloatArray:

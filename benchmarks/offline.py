@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from memory_model.base import load_base
 from memory_model.bundle import READ_ADAPTER, Bundle, load_bundle
 from memory_model.likelihood import nats_per_token, target_logits
 from memory_model.passages import PassageSplitter
 from memory_model.reader import Reader
+from memory_model.runtime import open_base
 from paramem.settings import load_settings
 
 BATCH = 16
@@ -27,7 +27,7 @@ class OfflineModel:
 
     def __init__(self, directory: Path, model: str, reader: str = READ_ADAPTER) -> None:
         settings = load_settings()
-        base = load_base(model, cache=settings.cache, device=settings.device, dtype=settings.dtype)
+        base = open_base(settings, model)
         self.bundle: Bundle = load_bundle(directory, base, reader=reader)
         self.reader = Reader(base, self.bundle.expander, self.bundle.config.template)
         self.splitter = PassageSplitter(base.tokenize, settings.passage_tokens)

@@ -5,7 +5,6 @@ Symbols: P = passages, Q = questions, k = passages ranked, d = key dimension.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import bm25s
@@ -16,7 +15,7 @@ import torch
 from benchmarks.offline import OfflineModel, batches
 from memory_store.records import CodeFormat
 from memory_store.shards.codec import decode_keys, encode_keys
-from server.fusion import DAMPING
+from server.fusion import fuse
 
 Ranking = npt.NDArray[np.int64]
 """(Q, k) rows of passages, best first."""
@@ -34,13 +33,10 @@ def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
 
 def rank_fused(rankings: Sequence[Ranking], k: int) -> Ranking:
     """Reciprocal rank fusion of rankings of the same questions, as ``hybrid`` does it."""
-    rows = []
-    for ranked in zip(*rankings, strict=True):
-        scores: dict[int, float] = defaultdict(float)
-        for ranking in ranked:
-            for rank, row in enumerate(ranking, start=1):
-                scores[int(row)] += 1 / (DAMPING + rank)
-        rows.append(sorted(scores, key=lambda row: (-scores[row], row))[:k])
+    rows = [
+        list(fuse(ranking.tolist() for ranking in ranked))[:k]
+        for ranked in zip(*rankings, strict=True)
+    ]
     return np.asarray(rows, dtype=np.int64)
 
 

@@ -22,16 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import say
+from benchmarks.homes import write_together
 from clients import Client, ParamemError
 from clients.cli.supervisor import free_port, local_url, start_paramem
 from memory_model.hashing import hash_words
-from memory_store import MemoryStore, PassageMemory, WriteMode, WriteRequest, WrittenDocument
+from memory_store import MemoryStore, PassageMemory, WriteMode, WriteRequest
 from paramem.settings import load_settings
 from trainer_worker.dummy_writer import DummyWriter
 
 PASSAGES = 5  # of a document
 DOCUMENTS = 64  # of a commit, hence of a shard
-WORKER = "benchmark"
 PATIENCE_S = 600.0
 LOOK_EVERY_S = 0.02
 
@@ -73,18 +73,11 @@ def build(home: Path, documents: int, dim: int) -> None:
         store.put_collection("default", spec)
         for start in range(0, documents, DOCUMENTS):
             numbers = range(start, min(documents, start + DOCUMENTS))
-            for number in numbers:
-                text = "\n".join(passage_text(number, passage) for passage in range(PASSAGES))
-                store.submit(WriteRequest(text, name_of(number), mode=WriteMode.FAST))
-            jobs = store.jobs.lease(WORKER, limit=DOCUMENTS, lease_s=600.0)
-            store.commit(
-                [
-                    WrittenDocument(job, remember(int(job.document_id), dim), {"loss": 0.0})
-                    for job in jobs
-                ],
-                spec,
-                WORKER,
-            )
+            requests = [
+                WriteRequest(document_text(number), name_of(number), mode=WriteMode.FAST)
+                for number in numbers
+            ]
+            write_together(store, spec, requests, lambda job: remember(int(job.document_id), dim))
 
 
 def remember(number: int, dim: int) -> list[PassageMemory]:
@@ -103,6 +96,10 @@ def remember(number: int, dim: int) -> list[PassageMemory]:
         )
         start += len(text) + 1
     return memories
+
+
+def document_text(number: int) -> str:
+    return "\n".join(passage_text(number, passage) for passage in range(PASSAGES))
 
 
 def passage_text(number: int, passage: int) -> str:

@@ -23,21 +23,21 @@ from typing import TypeVar
 
 import numpy as np
 
+from benchmarks.homes import write_together
 from memory_store import (
+    Job,
     MemorySpec,
     MemoryStore,
     PassageMemory,
     Snapshots,
     WriteMode,
     WriteRequest,
-    WrittenDocument,
 )
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 SPEC = MemorySpec("benchmark", slots=64, z_dim=576)  # as the shipped bundle's, bf16
 PASSAGES_A_DOCUMENT = 4
 DOCUMENTS_A_BATCH = 16
-WORKER = "benchmark"
 T = TypeVar("T")
 
 
@@ -100,20 +100,22 @@ def fill(store: MemoryStore, gigabytes: float) -> None:
     codes = rng.standard_normal((SPEC.slots, SPEC.z_dim)).astype(np.float32)
     row_bytes = 2 * (SPEC.slots + 1) * SPEC.z_dim
     documents = max(1, round(gigabytes * 1e9 / (row_bytes * PASSAGES_A_DOCUMENT)))
+
+    def remember(_job: Job) -> list[PassageMemory]:
+        nonlocal codes
+        passages = []
+        for _ in range(PASSAGES_A_DOCUMENT):
+            key = rng.standard_normal(SPEC.z_dim).astype(np.float32)
+            codes = np.roll(codes, 1) + np.float32(1e-2)
+            passages.append(PassageMemory(codes, key / np.linalg.norm(key), 0, 100, 100))
+        return passages
+
     for first in range(0, documents, DOCUMENTS_A_BATCH):
-        for number in range(first, min(documents, first + DOCUMENTS_A_BATCH)):
-            text = f"document {number} " * 40
-            store.submit(WriteRequest(text, f"d{number}", mode=WriteMode.FAST))
-        jobs = store.jobs.lease(WORKER, limit=DOCUMENTS_A_BATCH, lease_s=3600.0)
-        written = []
-        for job in jobs:
-            passages = []
-            for _ in range(PASSAGES_A_DOCUMENT):
-                key = rng.standard_normal(SPEC.z_dim).astype(np.float32)
-                codes = np.roll(codes, 1) + np.float32(1e-2)
-                passages.append(PassageMemory(codes, key / np.linalg.norm(key), 0, 100, 100))
-            written.append(WrittenDocument(job, passages, {}))
-        store.commit(written, SPEC, WORKER)
+        requests = [
+            WriteRequest(f"document {number} " * 40, f"d{number}", mode=WriteMode.FAST)
+            for number in range(first, min(documents, first + DOCUMENTS_A_BATCH))
+        ]
+        write_together(store, SPEC, requests, remember)
 
 
 def timed(work: Callable[[], T]) -> tuple[tuple[float, float], T]:

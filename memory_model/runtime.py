@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memory_model.base import load_base
+from memory_model.base import BaseModel, load_base
 from memory_model.bundle import (
     READ_ADAPTER,
     TEXT_ADAPTER,
@@ -43,13 +43,7 @@ def open_bundle(settings: Settings) -> Bundle:
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     directory = _trained_bundle(settings)
-    base = load_base(
-        settings.model,
-        cache=settings.cache,
-        device=settings.device,
-        quantization=settings.quantization,
-        dtype=settings.dtype,
-    )
+    base = open_base(settings, settings.model)
     if directory is not None:
         return load_bundle(directory, base, reader=READERS[settings.reader])
     bundles = settings.home / "bundles"
@@ -62,6 +56,21 @@ def open_bundle(settings: Settings) -> Bundle:
                 bundles / name, base, slots=settings.slots, z_dim=settings.z_dim
             )
     return load_bundle(bundles / name, base)
+
+
+def open_base(settings: Settings, model: str) -> BaseModel:
+    """Load a base LLM where and how the settings say.
+
+    Raises:
+        ModelError: it cannot be had, or not like that.
+    """
+    return load_base(
+        model,
+        cache=settings.cache,
+        device=settings.device,
+        quantization=settings.quantization,
+        dtype=settings.dtype,
+    )
 
 
 def has_trained_bundle(settings: Settings) -> bool:

@@ -94,12 +94,16 @@ def sync_directory(path: Path) -> None:
     Raises:
         DiskFullError, DiskFailedError
     """
-    with told_as_disk_errors():
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file that someone else wrote durable.
+
+    Raises:
+        DiskFullError, DiskFailedError
+    """
+    _sync(path, os.O_RDONLY)
 
 
 def free_bytes(path: Path) -> int:
@@ -125,6 +129,15 @@ def told_as_disk_errors() -> Iterator[None]:
         if error.errno in FULL:
             raise DiskFullError(DISK_FULL) from error
         raise DiskFailedError(DISK_FAILED.format(error.strerror)) from error
+
+
+def _sync(path: Path, flags: int) -> None:
+    with told_as_disk_errors():
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

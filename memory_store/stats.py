@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 
 from memory_store.catalogue import measures
+from memory_store.catalogue.database import json_list
 from memory_store.records import JobStatus, StoredAmount, StoreStats
 from memory_store.snapshots.snapshots import last_snapshot_at
 from memory_store.storage import Storage
@@ -41,9 +41,8 @@ SELECT
 
 def measure_amount(storage: Storage, names: Sequence[str] | None) -> StoredAmount:
     """What the collections of these names hold; None: all of them."""
-    wanted = None if names is None else json.dumps(list(names))
     with storage.catalogue.read() as connection:
-        documents, num_bytes = connection.execute(AMOUNT, {"names": wanted}).fetchone()
+        documents, num_bytes = connection.execute(AMOUNT, {"names": json_list(names)}).fetchone()
     return StoredAmount(documents, num_bytes)
 
 

@@ -27,7 +27,7 @@ from server.engine.generator import (
     SelectionUnavailableError,
 )
 from server.errors import ApiError
-from server.fusion import fuse
+from server.fusion import fuse_hits
 from server.keys import ApiKey
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult, SelectedMemory, Usage
@@ -238,7 +238,7 @@ async def _select(services: Services, body: QueryBody, watch: Stopwatch) -> list
     if body.selection == HYBRID:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         by_key = await _by_key(services, body, ROUTER, candidates, watch)
-        return fuse([by_key, await _by_words(services, body, candidates)])[: body.top_k]
+        return fuse_hits([by_key, await _by_words(services, body, candidates)])[: body.top_k]
     if body.selection == ATTENTION:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         hits = await _by_key(services, body, ATTENTION, candidates, watch)

@@ -112,7 +112,7 @@ def list_snapshots(home: Home = None, where: Where = None, as_json: AsJson = Fal
         (
             one.snapshot_id,
             time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one.created_at)),
-            str(sum(collection.documents for collection in one.collections)),
+            str(one.documents),
             f"{one.num_bytes / 1e6:.1f}",
             " ".join(one.fingerprints),
         )
@@ -155,6 +155,6 @@ def _shown(snapshot: Snapshot) -> dict[str, Any]:
         "snapshot_id": snapshot.snapshot_id,
         "created_at": snapshot.created_at,
         "bytes": snapshot.num_bytes,
-        "documents": sum(one.documents for one in snapshot.collections),
+        "documents": snapshot.documents,
         "fingerprints": snapshot.fingerprints,
     }

@@ -60,6 +60,9 @@ class Lifetime:
         self.ready_s = time.monotonic() - self.started
         self.first_rss_bytes = self.last_rss_bytes = rss_bytes(self.process.pid)
 
+    def about_to_end(self) -> None:
+        self.last_rss_bytes = rss_bytes(self.process.pid)
+
 
 class Processes:
     """Call from the main thread: the children end with the thread that started them."""
@@ -105,7 +108,7 @@ class Processes:
         """SIGKILL these, then start server and worker again."""
         for kind in kinds:
             lifetime = self._running[kind]
-            lifetime.last_rss_bytes = rss_bytes(lifetime.process.pid)
+            lifetime.about_to_end()
             lifetime.process.kill()
         for kind in kinds:
             self._end(kind, -signal.SIGKILL)
@@ -136,7 +139,7 @@ class Processes:
         """End both with SIGTERM and start fresh ones."""
         for kind in (SERVER, WORKER):
             lifetime = self._running[kind]
-            lifetime.last_rss_bytes = rss_bytes(lifetime.process.pid)
+            lifetime.about_to_end()
             lifetime.process.terminate()
         for kind in (SERVER, WORKER):
             self._end(kind, 0)

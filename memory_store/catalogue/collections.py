@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
-from memory_store.catalogue.database import Connection, named
+from memory_store.catalogue.database import Connection, json_list, named
 from memory_store.errors import ConflictError, NotFoundError
 from memory_store.records import CodeFormat, Collection, MemorySpec, Page
 
@@ -61,13 +60,12 @@ def page(
 ) -> Page[Collection]:
     """By name; ``among``: only these."""
     after = decode_cursor(cursor, 1)[0] if cursor else ""
-    names = None if among is None else json.dumps(list(among))
     limit = clamp_limit(limit)
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM collections WHERE deleted_at IS NULL AND name > ?1"
         " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2)))"
         " ORDER BY name LIMIT ?3",
-        (after, names, limit + 1),
+        (after, json_list(among), limit + 1),
     )
     found = [_from_row(row).collection for row in rows]
     return page_of(found, limit, lambda collection: (collection.name,))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TypeVar
 from memory_store.catalogue.migrate import migrate, shipped_migrations
 from memory_store.catalogue.write_ahead_log import check_log
 from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
-from memory_store.files import DISK_FAILED, DISK_FULL
+from memory_store.files import DISK_FAILED, DISK_FULL, sync_file
 
 BUSY_TIMEOUT_S = 30.0
 # SQLITE_ERROR: the statements are ours, so it is the schema that is not
@@ -49,6 +49,11 @@ def named(kind: type[Name], value: str) -> Name:
             f"the catalogue is damaged: it holds {value!r} where a {kind.__name__} belongs; "
             "restore a snapshot"
         ) from None
+
+
+def json_list(names: Sequence[str] | None) -> str | None:
+    """A parameter for ``json_each``; None, which a statement takes for no restriction, stays."""
+    return None if names is None else json.dumps(list(names))
 
 
 class Catalogue:
@@ -111,6 +116,16 @@ class Catalogue:
                 except BaseException:
                     self._roll_back(connection)
                     raise
+
+    def copy_to(self, target: Path) -> None:
+        """Write a copy as of one point in time, in one read transaction: writers go on.
+
+        Raises:
+            DiskFullError, DiskFailedError, CorruptionError
+        """
+        with self._translated():
+            self.connection().execute("VACUUM INTO ?", (str(target),))
+        sync_file(target)
 
     def vacuum(self) -> None:
         """Rewrite the file without the bytes of deleted rows."""

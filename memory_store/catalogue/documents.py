@@ -17,7 +17,7 @@ import zstandard
 
 from memory_store.catalogue import collections, filters, memories
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
-from memory_store.catalogue.database import Connection
+from memory_store.catalogue.database import Connection, json_list
 from memory_store.errors import CorruptionError, NotFoundError
 from memory_store.records import Document, DocumentSource, Job, Page, WriteRequest
 
@@ -184,13 +184,12 @@ def page(
     if collection is not None:
         collections.find(connection, collection)
     after = decode_cursor(cursor, 2) if cursor else ["", ""]
-    names = None if among is None else json.dumps(list(among))
     limit = clamp_limit(limit)
     rows = connection.execute(
         f"{CURRENT} AND (c.name, d.document_id) > (?1, ?2) AND (?3 IS NULL OR c.name = ?3)"
         " AND (?4 IS NULL OR c.name IN (SELECT value FROM json_each(?4)))"
         " ORDER BY c.name, d.document_id LIMIT ?5",
-        (*after, collection, names, limit + 1),
+        (*after, collection, json_list(among), limit + 1),
     ).fetchall()
     found = _with_memories(connection, rows)
     return page_of(found, limit, lambda document: (document.collection, document.document_id))

@@ -29,14 +29,9 @@ class LexicalIndex:
         self._name = row.collection.name
         self._collection_id = row.collection_id
         self._lock = threading.Lock()
-        self._words = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._words = sqlite3.connect(":memory:", check_same_thread=False)
         self._words.execute(SCHEMA)
         self._seq = 0  # of the catalogue's change counter
-
-    def __len__(self) -> int:
-        with self._lock:
-            (number,) = self._words.execute("SELECT count(*) FROM passages").fetchone()
-            return int(number)
 
     def search(self, query: str, top_k: int, allowed: Sequence[int] | None) -> Found:
         """(memory id, score) of the ``top_k`` best passages that share a word with the query.
@@ -71,10 +66,9 @@ class LexicalIndex:
             since = self._seq if self._seq >= row.purged_seq else 0
             added = documents.passages_added_since(connection, self._collection_id, since)
             gone = memories.removed_since(connection, self._collection_id, since)
-        self._words.execute("BEGIN")
-        if since == 0:  # also where tombstones we had not seen were purged: begin again
-            self._words.execute("DELETE FROM passages")
-        self._words.executemany("DELETE FROM passages WHERE rowid = ?", [(i,) for i in gone])
-        self._words.executemany("INSERT INTO passages (rowid, text) VALUES (?, ?)", added)
-        self._words.execute("COMMIT")
+        with self._words:  # all or nothing
+            if since == 0:  # also where tombstones we had not seen were purged: begin again
+                self._words.execute("DELETE FROM passages")
+            self._words.executemany("DELETE FROM passages WHERE rowid = ?", [(i,) for i in gone])
+            self._words.executemany("INSERT INTO passages (rowid, text) VALUES (?, ?)", added)
         self._seq = row.change_seq

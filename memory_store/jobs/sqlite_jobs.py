@@ -15,7 +15,7 @@ import uuid_utils
 
 from memory_store.catalogue import measures
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
-from memory_store.catalogue.database import Catalogue, Connection, named
+from memory_store.catalogue.database import Catalogue, Connection, json_list, named
 from memory_store.crashpoints import reach
 from memory_store.errors import ConflictError, LeaseLostError, NotFoundError
 from memory_store.jobs.queue import (
@@ -63,12 +63,11 @@ class SqliteJobQueue:
         limit: int = 100,
     ) -> Page[Job]:
         limit = clamp_limit(limit)
-        names = None if among is None else json.dumps(list(among))
         conditions, parameters = ["1"], list[str]()
         for condition, value in (
             ("j.status = ?", status),
             ("c.name = ?", collection),
-            ("c.name IN (SELECT value FROM json_each(?))", names),
+            ("c.name IN (SELECT value FROM json_each(?))", json_list(among)),
             ("j.job_id < ?", decode_cursor(cursor, 1)[0] if cursor else None),
         ):
             if value is not None:

@@ -60,6 +60,14 @@ class Snapshot:
         return sum(file.num_bytes for file in self.files)
 
     @property
+    def documents(self) -> int:
+        return sum(collection.documents for collection in self.collections)
+
+    @property
+    def memories(self) -> int:
+        return sum(collection.memories for collection in self.collections)
+
+    @property
     def fingerprints(self) -> list[str]:
         """Bundles without which some of the memories cannot be read."""
         return sorted({collection.fingerprint for collection in self.collections})

@@ -15,6 +15,7 @@ from memory_store.files import (
     TEMP_SUFFIX,
     make_directory,
     sync_directory,
+    sync_file,
     told_as_disk_errors,
     write_durably,
 )
@@ -156,7 +157,7 @@ class RemotePlace:
     def fetch(self, name: str, target: Path, *, immutable: bool) -> str:
         with told_as_disk_errors():
             self._files.get_file(f"{self._root}/{FILES}/{name}", str(target))
-            _sync_file(target)
+        sync_file(target)
         return sha256_of(target)
 
     def delete(self, folder: str, name: str) -> None:
@@ -182,7 +183,7 @@ def copy_durably(source: Path, target: Path, *, link: bool) -> None:
     with told_as_disk_errors():
         shutil.copyfile(source, target)
         target.chmod(0o600)
-        _sync_file(target)
+    sync_file(target)
 
 
 def sha256_of(path: Path) -> str:
@@ -194,11 +195,3 @@ def sha256_of(path: Path) -> str:
         if error.errno == errno.EIO:
             raise CorruptionError(f"{path.name} cannot be read from its disk") from error
         raise
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

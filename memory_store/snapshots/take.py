@@ -7,18 +7,17 @@ manifest comes last.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from memory_store.catalogue import collections
 from memory_store.crashpoints import reach
-from memory_store.errors import CorruptionError, DiskFullError
-from memory_store.files import TEMP_SUFFIX, make_directory, told_as_disk_errors
+from memory_store.errors import CorruptionError
+from memory_store.files import TEMP_SUFFIX, make_directory
 from memory_store.shards.shard import ShardReader
 from memory_store.snapshots.manifest import (
     Snapshot,
@@ -49,10 +48,10 @@ def take(
     try:
         with storage.shards.pinned():
             copied = work / "catalogue.db"
-            _copy_catalogue(storage, copied)
+            storage.catalogue.copy_to(copied)
             reach("h-catalogue-copied")
             sources = list(_sources(storage.home, copied))
-            files, new_bytes = _keep(sources, place, _known(place, newest), progress)
+            files, new_bytes = _keep(sources, place, newest, progress)
         place.sync()
         snapshot = Snapshot(
             snapshot_id=new_snapshot_id(),
@@ -70,24 +69,6 @@ def take(
     return SnapshotReport(snapshot, new_bytes)
 
 
-def _copy_catalogue(storage: Storage, target: Path) -> None:
-    """One read transaction: writers go on."""
-    with told_as_disk_errors():
-        try:
-            storage.catalogue.connection().execute("VACUUM INTO ?", (str(target),))
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise DiskFullError(
-                    "the disk under the home is too full to copy the catalogue; free some space"
-                ) from error
-            raise
-        descriptor = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _sources(home: Path, copied: Path) -> Iterator[tuple[str, Path]]:
     """Every file of the snapshot: its path below the home, and where it is to be read."""
     with closing(sqlite3.connect(copied)) as connection:
@@ -103,11 +84,14 @@ def _sources(home: Path, copied: Path) -> Iterator[tuple[str, Path]]:
     yield "catalogue.db", copied
 
 
-def _known(place: Place, newest: Snapshot | None) -> dict[str, SnapshotFile]:
-    """Shards that the place has already: a shard of one name never changes."""
+def _known(newest: Snapshot | None, kept: Mapping[str, int]) -> dict[str, SnapshotFile]:
+    """Shards that the place has already: a shard of one name never changes.
+
+    Args:
+        kept: names of the place's files and their bytes.
+    """
     if newest is None:
         return {}
-    kept = place.names(FILES)
     return {
         file.path: file
         for file in newest.files
@@ -118,10 +102,11 @@ def _known(place: Place, newest: Snapshot | None) -> dict[str, SnapshotFile]:
 def _keep(
     sources: list[tuple[str, Path]],
     place: Place,
-    known: dict[str, SnapshotFile],
+    newest: Snapshot | None,
     progress: Callable[[float], None],
 ) -> tuple[list[SnapshotFile], int]:
     kept = place.names(FILES)
+    known = _known(newest, kept)
     files: list[SnapshotFile] = []
     new_bytes = 0
     for done, (path, source) in enumerate(sources, 1):

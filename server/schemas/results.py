@@ -22,6 +22,11 @@ class JobError(BaseModel):
     code: str
     message: str
 
+    @classmethod
+    def of(cls, code: str | None, message: str | None) -> Self | None:
+        """None where a job has no error."""
+        return None if code is None else cls(code=code, message=message or code)
+
 
 class JobResult(BaseModel):
     """The work of turning one document version into memories."""
@@ -45,9 +50,7 @@ class JobResult(BaseModel):
 
     @classmethod
     def of(cls, job: records.Job) -> Self:
-        error = None
-        if job.error_code is not None:
-            error = JobError(code=job.error_code, message=job.error_message or job.error_code)
+        error = JobError.of(job.error_code, job.error_message)
         fields = {name: getattr(job, name) for name in cls.model_fields if name != "error"}
         return cls(error=error, **fields)
 

@@ -33,8 +33,8 @@ class SnapshotResult(BaseModel):
             paramem=snapshot.paramem,
             bytes=snapshot.num_bytes,
             files=len(snapshot.files),
-            documents=sum(one.documents for one in snapshot.collections),
-            memories=sum(one.memories for one in snapshot.collections),
+            documents=snapshot.documents,
+            memories=snapshot.memories,
             fingerprints=snapshot.fingerprints,
         )
 
@@ -56,8 +56,6 @@ class SnapshotJobResult(BaseModel):
 
     @classmethod
     def of(cls, job: SnapshotJob) -> Self:
-        error = None
-        if job.error_code is not None:
-            error = JobError(code=job.error_code, message=job.error_message or job.error_code)
+        error = JobError.of(job.error_code, job.error_message)
         fields = {name: getattr(job, name) for name in cls.model_fields if name != "error"}
         return cls(error=error, **fields)

@@ -8,24 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_imports import PACKAGES
+
 ROOT = Path(__file__).parents[2]
-PACKAGES = (
-    "paramem",
-    "memory_store",
-    "memory_model",
-    "trainer_worker",
-    "server",
-    "clients",
-    "baselines",
-    "benchmarks",
-)
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"torch.load", "eval", "exec", "yaml.load", "yaml.unsafe_load", "os.system"}
 KEYWORDS = {"allow_pickle", "trust_remote_code", "weights_only", "shell"}
 
 
 def sources() -> list[Path]:
-    return [file for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))]
+    return [
+        file for name in (*PACKAGES, "benchmarks") for file in sorted((ROOT / name).rglob("*.py"))
+    ]
 
 
 def offences(source: str) -> Iterator[str]:

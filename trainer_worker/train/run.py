@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from memory_model.base import load_base
 from memory_model.bundle import BundleConfig, save_bundle
+from memory_model.runtime import open_base
 from paramem.settings import Settings, load_settings
 from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.config import TrainConfig
@@ -51,13 +51,7 @@ def train_bundle(
         raise TrainingError(f"{directory} holds a run; go on with --resume or choose another --out")
     if bundle.is_dir():
         return bundle
-    base = load_base(
-        config.model,
-        cache=settings.cache,
-        device=settings.device,
-        quantization=settings.quantization,
-        dtype=settings.dtype,
-    )
+    base = open_base(settings, config.model)
     training_set = load_training_set(
         data,
         config.datasets,
