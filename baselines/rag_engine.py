@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from baselines.encoder import SentenceEncoder
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.generator import (
     EngineInfo,
@@ -57,7 +58,7 @@ class RagEngine:
         return replace(self._llm.info, spec=spec, selections=(SELECTION,))
 
     @property
-    def codebooks(self) -> FloatArray | None:
+    def quantiser(self) -> SlotQuantiser | None:
         return None
 
     @property

@@ -12,6 +12,7 @@ from baselines.rag_engine import chunk_spec
 from memory_model.library import pull
 from memory_model.passages import Passage, PassageSplitter
 from memory_store.records import FloatArray, PassageMemory, Tier
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.splitting import split_document
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
@@ -42,7 +43,7 @@ class RagWriter:
         return cls(encoder, PassageSplitter(tokenize, settings.passage_tokens))
 
     @property
-    def codebooks(self) -> FloatArray | None:
+    def quantiser(self) -> SlotQuantiser | None:
         return None
 
     def write(

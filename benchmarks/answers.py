@@ -149,14 +149,15 @@ def report(
     ]
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
     codes = compress_ranked(memory, corpus, selected, slots)
+    quantiser = memory.bundle.slot_quantiser
     for code_format in formats:
-        rounding = as_stored(code_format, memory.bundle.codebooks)
+        rounding = as_stored(code_format, quantiser)
         stored = {number: rounding(code) for number, code in codes.items()}
         prompts = [
             memory.memory_prompt(question, *(stored[int(number)] for number in numbers))
             for question, numbers in zip(asked, selected, strict=True)
         ]
-        size = bytes_stored(code_format, slots, memory.bundle.config.z_dim)
+        size = bytes_stored(code_format, slots, memory.bundle.config.z_dim, quantiser)
         answers = memory.answer(prompts)
         rows.append(Row(f"memory, {code_format}", size, corpus.recall(selected), answers))
     documents = len(set(corpus.owners))

@@ -29,8 +29,9 @@ from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
-from memory_store.records import CodeFormat, FloatArray
+from memory_store.records import CodeFormat
 from memory_store.shards.codec import HEADER_DTYPES, decode, encode, layout
+from memory_store.slot_quantiser import SlotQuantiser
 
 CONFUSION_PASSAGES = 24
 Rounding = Callable[[torch.Tensor], torch.Tensor]
@@ -113,29 +114,32 @@ def report_codes(
     row("the passage as text", mean([len(a.passage.text.encode()) for a in asked]), from_text)
     row("nothing", 0, closed)
     config = model.bundle.config
-    codebooks = model.bundle.codebooks
+    quantiser = model.bundle.slot_quantiser
     formats = {
-        code_format: from_codes(model, asked, codes, as_stored(code_format, codebooks))
+        code_format: from_codes(model, asked, codes, as_stored(code_format, quantiser))
         for code_format in CodeFormat
-        if code_format is not CodeFormat.RQ or codebooks is not None
+        if code_format is not CodeFormat.RQ or quantiser is not None
     }
     for code_format, answers in formats.items():
-        size = bytes_stored(code_format, config.slots, config.z_dim)
+        size = bytes_stored(code_format, config.slots, config.z_dim, quantiser)
         row(f"memory, m = {config.slots}, {code_format}", size, answers)
     for slots in other_slots:
         others = model.compress([a.passage.token_ids for a in asked], slots)
         elastic = from_codes(model, asked, others, as_stored(CodeFormat.BF16, None))
-        size = bytes_stored(CodeFormat.BF16, slots, config.z_dim)
+        size = bytes_stored(CodeFormat.BF16, slots, config.z_dim, None)
         row(f"memory, m = {slots}, bf16", size, elastic)
     say("")
     return formats[CodeFormat.BF16]
 
 
-def bytes_stored(code_format: CodeFormat, slots: int, z_dim: int) -> int:
+def bytes_stored(
+    code_format: CodeFormat, slots: int, z_dim: int, quantiser: SlotQuantiser | None
+) -> int:
     """Of one passage, its key included."""
+    slot_bytes = quantiser.slot_bytes if quantiser is not None else 0
+    tensors = layout(code_format, 1, slots, z_dim, slot_bytes=slot_bytes)
     return sum(
-        HEADER_DTYPES[dtype].itemsize * math.prod(shape)
-        for dtype, shape in layout(code_format, 1, slots, z_dim).values()
+        HEADER_DTYPES[dtype].itemsize * math.prod(shape) for dtype, shape in tensors.values()
     )
 
 
@@ -150,12 +154,12 @@ def from_codes(
     )
 
 
-def as_stored(code_format: CodeFormat, codebooks: FloatArray | None) -> Rounding:
+def as_stored(code_format: CodeFormat, quantiser: SlotQuantiser | None) -> Rounding:
     """What comes back from a shard of this format. (m, d) -> (m, d)"""
 
     def rounding(codes: torch.Tensor) -> torch.Tensor:
-        stored = encode(codes.cpu().numpy().astype(np.float32), code_format, codebooks)
-        return torch.from_numpy(np.asarray(decode(stored, codebooks))).to(codes.device)
+        stored = encode(codes.cpu().numpy().astype(np.float32), code_format, quantiser)
+        return torch.from_numpy(np.asarray(decode(stored, quantiser))).to(codes.device)
 
     return rounding
 

@@ -2,7 +2,7 @@
 
     bundle.json         configuration, base model, checksums
     heads.safetensors   compressor heads, expander, selector
-    codebooks.safetensors   the quantiser's, float16                (absent if it has none)
+    codebooks.safetensors   the quantiser                           (absent if it has none)
     write_adapter/      PEFT LoRA of the compressor's layers        (absent if untrained)
     read_adapter/       PEFT LoRA of the reader                     (absent if untrained)
 
@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
@@ -38,11 +36,13 @@ from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
 from memory_model.quantiser import Quantiser
 from memory_model.selector import Selector
+from memory_model.slot_quantiser import SlotQuantiser
 from memory_model.template import Template
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
 CODEBOOKS = "codebooks.safetensors"
+WEIGHTS = "mixture.weights"  # in CODEBOOKS, if the quantiser names words
 WRITE_ADAPTER: Final = "write_adapter"
 READ_ADAPTER: Final = "read_adapter"
 TEXT_ADAPTER: Final = "text_adapter"
@@ -104,11 +104,9 @@ class Bundle:
         return self.config.fingerprint
 
     @property
-    def codebooks(self) -> npt.NDArray[np.float32] | None:
-        """The quantiser's, (S, 256, d), for a store."""
-        if self.quantiser is None:
-            return None
-        return self.quantiser.codebooks.float().cpu().numpy()
+    def slot_quantiser(self) -> SlotQuantiser | None:
+        """The quantiser as a store takes it."""
+        return None if self.quantiser is None else SlotQuantiser(self.quantiser)
 
 
 def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER) -> Bundle:
@@ -149,18 +147,23 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
                 f"{directory / HEADS} does not hold the expected heads: {error}"
             ) from error
         module.eval().requires_grad_(False)
-    return Bundle(config, base, **modules, quantiser=load_quantiser(directory, base.device))
+    return Bundle(config, base, **modules, quantiser=load_quantiser(directory, base))
 
 
-def load_quantiser(directory: Path, device: torch.device) -> Quantiser | None:
+def load_quantiser(directory: Path, base: BaseModel) -> Quantiser | None:
     """The quantiser of a bundle, if it has one."""
     file = directory / CODEBOOKS
     if not file.is_file():
         return None
-    codebooks = load_file(file)["codebooks"]  # (S, 256, d)
-    quantiser = Quantiser(z_dim=codebooks.shape[2], stages=codebooks.shape[0])
-    quantiser.load_state_dict({"codebooks": codebooks})
-    return quantiser.eval().requires_grad_(False).to(device)
+    state = load_file(file)
+    stages, _, z_dim = state["codebooks"].shape
+    words = state[WEIGHTS].shape[1] if WEIGHTS in state else 0
+    quantiser = Quantiser(base, z_dim=z_dim, words=words, stages=stages)
+    try:
+        quantiser.load_state_dict(state)
+    except RuntimeError as error:
+        raise BundleError(f"{file} does not hold the expected quantiser: {error}") from error
+    return quantiser.eval().requires_grad_(False).to(base.device)
 
 
 def read_config(directory: Path) -> BundleConfig:
@@ -224,7 +227,9 @@ def save_bundle(
     }
     save_file(tensors, temporary / HEADS)
     if quantiser is not None:
-        save_file({"codebooks": quantiser.codebooks.detach().half().cpu()}, temporary / CODEBOOKS)
+        state = {name: tensor.cpu() for name, tensor in quantiser.state_dict().items()}
+        state["codebooks"] = state["codebooks"].half()
+        save_file(state, temporary / CODEBOOKS)
     for model in adapters:
         model.save_pretrained(temporary)
     for card in temporary.glob("**/README.md"):  # PEFT's empty model cards

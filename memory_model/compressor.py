@@ -60,11 +60,17 @@ class Compressor(nn.Module):
 
         Returns: (B, m, d) float32.
         """
+        return self.head(*self.windows(token_ids, slots))
+
+    def windows(
+        self, token_ids: Sequence[Sequence[int]], slots: int | torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted means of each window's embeddings and of its states. Returns: (B, m, h) twice"""
         reading = self.read(token_ids)
         windows = window_weights(
             reading.mask, self.slots if slots is None else slots, self.weight_head(reading.states)
         )  # (B, m, L)
-        return self.head(windows @ reading.embedded, windows @ reading.states)
+        return windows @ reading.embedded, windows @ reading.states
 
     def head(self, embedded: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Window means (…, h) of embeddings and states -> codes (…, d)."""

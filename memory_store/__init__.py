@@ -51,6 +51,7 @@ from memory_store.records import (
     WriteRequest,
     WrittenDocument,
 )
+from memory_store.slot_quantiser import SlotQuantiser
 from memory_store.snapshots.manifest import Snapshot
 from memory_store.snapshots.restore import RestoreReport
 from memory_store.snapshots.snapshots import Snapshots
@@ -95,6 +96,7 @@ __all__ = [
     "QuantiserMissingError",
     "QueueFullError",
     "RestoreReport",
+    "SlotQuantiser",
     "Snapshot",
     "SnapshotReport",
     "Snapshots",

@@ -24,9 +24,10 @@ from memory_store.errors import (
     LeaseLostError,
 )
 from memory_store.jobs import sqlite_jobs
-from memory_store.records import FloatArray, Job, MemorySpec, Tier, WriteMode, WrittenDocument
+from memory_store.records import Job, MemorySpec, Tier, WriteMode, WrittenDocument
 from memory_store.shards.codec import Tensor, encode, encode_keys
 from memory_store.shards.shard import SealedShard
+from memory_store.slot_quantiser import SlotQuantiser
 from memory_store.storage import Storage
 
 
@@ -97,7 +98,7 @@ def _encode(
     batch = []
     for document in group:
         try:
-            tensors = _encode_document(document, spec, storage.codebooks.of(spec))
+            tensors = _encode_document(document, spec, storage.quantisers.of(spec))
             batch.append(Encoded(document, tensors))
         except InvalidMemoryError as error:
             with suppress(LeaseLostError):
@@ -112,7 +113,7 @@ def _encode(
 
 
 def _encode_document(
-    document: WrittenDocument, spec: MemorySpec, codebooks: FloatArray | None
+    document: WrittenDocument, spec: MemorySpec, quantiser: SlotQuantiser | None
 ) -> dict[str, Tensor]:
     for number, passage in enumerate(document.passages):
         shapes = (passage.codes.shape, passage.key.shape)
@@ -126,7 +127,7 @@ def _encode_document(
     codes = np.stack([passage.codes for passage in document.passages]).astype(np.float32)
     keys = np.stack([passage.key for passage in document.passages]).astype(np.float32)
     return {
-        **encode(codes, spec.code_format, codebooks),
+        **encode(codes, spec.code_format, quantiser),
         "keys": encode_keys(keys, spec.code_format),
     }
 

@@ -50,7 +50,7 @@ class Tier(StrEnum):
 
 class CodeFormat(StrEnum):
     """How a code is stored. bf16: 2 bytes a number; int8: 1; int4: half, + float16 scales;
-    rq: 22 bytes a slot, by the bundle's quantiser."""
+    rq: a few bytes a slot, by the bundle's quantiser."""
 
     BF16 = "bf16"
     INT8 = "int8"

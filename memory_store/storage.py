@@ -10,7 +10,7 @@ from memory_store.catalogue.database import Catalogue
 from memory_store.file_lock import FileLock
 from memory_store.files import make_directory
 from memory_store.jobs.sqlite_jobs import SqliteJobQueue
-from memory_store.shards.codebooks import Codebooks
+from memory_store.shards.quantisers import Quantisers
 from memory_store.shards.shard_files import ShardFiles
 from memory_store.snapshots.pending import open_home
 
@@ -35,7 +35,7 @@ class Storage:
     orphan_grace_s: float  # a file nobody refers to may be a write in progress until this age
     in_use: FileLock  # shared by every process that has this home open
     counters: Counters = field(default_factory=Counters)
-    codebooks: Codebooks = field(default_factory=Codebooks)
+    quantisers: Quantisers = field(default_factory=Quantisers)
 
     @classmethod
     def open(

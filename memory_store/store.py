@@ -42,6 +42,7 @@ from memory_store.records import (
 )
 from memory_store.shards import compaction
 from memory_store.shards.code_reader import load_code
+from memory_store.slot_quantiser import SlotQuantiser
 from memory_store.snapshots.snapshots import Snapshots
 from memory_store.snapshots.take import SnapshotReport
 from memory_store.stats import measure_amount, measure_store
@@ -112,16 +113,9 @@ class MemoryStore:
     ) -> None:
         self.close()
 
-    def register_codebooks(self, fingerprint: str, codebooks: FloatArray) -> None:
-        """Make a bundle's quantiser known, so that its rq codes can be written and read.
-
-        Args:
-            codebooks: (22, 256, d)
-
-        Raises:
-            ValueError: another shape.
-        """
-        self._storage.codebooks.register(fingerprint, codebooks)
+    def register_quantiser(self, fingerprint: str, quantiser: SlotQuantiser) -> None:
+        """Make a bundle's quantiser known, so that its rq codes can be written and read."""
+        self._storage.quantisers.register(fingerprint, quantiser)
 
     # --- collections
 
@@ -132,7 +126,7 @@ class MemoryStore:
             ConflictError: it exists with another spec; the message has both.
             QuantiserMissingError: it is to hold rq codes of a bundle that is not loaded.
         """
-        self._storage.codebooks.of(spec)
+        self._storage.quantisers.of(spec)
         with self._storage.catalogue.write() as connection:
             return collections.put(connection, name, spec, self._storage.clock())
 

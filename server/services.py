@@ -107,9 +107,9 @@ class Services:
         """Start the engine; a failure is kept to be told, since the process has more to serve."""
         try:
             await self.engine.start()
-            codebooks = self.engine.codebooks
-            if codebooks is not None:
-                self.store.register_codebooks(self.engine.info.spec.fingerprint, codebooks)
+            quantiser = self.engine.quantiser
+            if quantiser is not None:
+                self.store.register_quantiser(self.engine.info.spec.fingerprint, quantiser)
             await self.write(self._ensure_default, self.engine.info.spec)
         except Exception as error:
             self.engine_failure = f"{type(error).__name__}: {error}"

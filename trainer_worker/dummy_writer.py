@@ -12,6 +12,7 @@ import numpy as np
 
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_codes, hash_words
 from memory_store.records import CodeFormat, FloatArray, MemorySpec, PassageMemory, Tier
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
 
@@ -42,7 +43,7 @@ class DummyWriter:
         return cls(spec, passage_words=settings.passage_tokens)
 
     @property
-    def codebooks(self) -> FloatArray | None:
+    def quantiser(self) -> SlotQuantiser | None:
         return None
 
     def write(

@@ -13,7 +13,8 @@ import torch
 from memory_model.bundle import Bundle
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
-from memory_store.records import CodeFormat, FloatArray, MemorySpec, PassageMemory, Tier
+from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
 from trainer_worker.splitting import split_document
@@ -47,8 +48,8 @@ class ModelWriter:
         )
 
     @property
-    def codebooks(self) -> FloatArray | None:
-        return self._bundle.codebooks
+    def quantiser(self) -> SlotQuantiser | None:
+        return self._bundle.slot_quantiser
 
     @classmethod
     def load(cls, settings: Settings) -> ModelWriter:

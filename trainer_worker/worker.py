@@ -84,9 +84,9 @@ class Worker:
     ) -> None:
         self._store = store
         self._writer = writer
-        codebooks = writer.codebooks
-        if codebooks is not None:
-            store.register_codebooks(writer.spec.fingerprint, codebooks)
+        quantiser = writer.quantiser
+        if quantiser is not None:
+            store.register_quantiser(writer.spec.fingerprint, quantiser)
         self._heartbeat = heartbeat
         self._drain = drain
         self._settings = settings

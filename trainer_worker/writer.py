@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from memory_store.records import FloatArray, MemorySpec, PassageMemory, Tier
+from memory_store.records import MemorySpec, PassageMemory, Tier
+from memory_store.slot_quantiser import SlotQuantiser
 
 Progress = Callable[[Sequence[float], str], None]
 """Called with each document's progress in 0 … 1 and a stage name; may raise to abandon the batch
@@ -48,8 +49,8 @@ class MemoryWriter(Protocol):
         ...
 
     @property
-    def codebooks(self) -> FloatArray | None:
-        """The quantiser's, (S, 256, d): what rq codes are stored with; None if it has none."""
+    def quantiser(self) -> SlotQuantiser | None:
+        """The bundle's: what rq codes are stored with; None if it has none."""
         ...
 
     def write(

@@ -34,4 +34,4 @@ def load_code(storage: Storage, memory: Memory) -> FloatArray:
 
 def _read(storage: Storage, memory: Memory) -> FloatArray:
     reader = storage.shards.reader(memory.shard)
-    return decode(reader.code(memory.row, memory.checksum), storage.codebooks.of(reader.spec))
+    return decode(reader.code(memory.row, memory.checksum), storage.quantisers.of(reader.spec))

@@ -1,10 +1,10 @@
-"""Codes as they lie in a shard: bfloat16; int8 or int4 with one float16 scale a slot; or, with the
-bundle's codebooks, one byte for each of their stages.
+"""Codes as they lie in a shard: bfloat16; int8 or int4 with one float16 scale a slot; or the bytes
+that the bundle's quantiser makes of a slot.
 
-Symbols: n = passages, m = slots, d = code dimension, S = stages of the quantiser.
+Symbols: n = passages, m = slots, d = code dimension, S = bytes a slot of the quantiser.
 bf16 keeps 8 bits of mantissa (relative error at most 2^-8); int8 and int4 err at most half a scale.
-int4 lies two numbers to a byte, the even one in the low half, each plus 8. A rq slot is a sum of S
-codewords, one of 256 of each stage (residual vector quantisation: see memory_model.quantiser).
+int4 lies two numbers to a byte, the even one in the low half, each plus 8. What the bytes of a rq
+slot say, only its bundle knows (see memory_model.quantiser).
 
 Keys are as fine as the codes: bf16, or int8 or int4 (for rq too) with their scale in the row's last
 two bytes, so that a key is one piece of memory with one checksum.
@@ -21,14 +21,13 @@ import numpy.typing as npt
 
 from memory_store.errors import InvalidMemoryError
 from memory_store.records import CodeFormat, FloatArray
+from memory_store.slot_quantiser import SlotQuantiser
 
 Tensor = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PEAKS = {CodeFormat.INT8: 127, CodeFormat.INT4: 7}
 """Largest stored number; the least is its negative."""
 INT4_ZERO = 8
-RQ_STAGES = 22
-"""S of every quantiser whose codes can be stored."""
 SCALE = np.dtype(np.float16)
 KEY_FORMATS = {CodeFormat.RQ: CodeFormat.INT4}
 """Of the keys, where it is not that of the codes."""
@@ -41,16 +40,16 @@ HEADER_DTYPES = {
 
 
 def layout(
-    code_format: CodeFormat, rows: int, slots: int, z_dim: int
+    code_format: CodeFormat, rows: int, slots: int, z_dim: int, *, slot_bytes: int = 0
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Tensors of a shard: name -> (safetensors dtype, shape)."""
+    """Tensors of a shard: name -> (safetensors dtype, shape). ``slot_bytes``: S, for rq."""
     if code_format is CodeFormat.BF16:
         return {"codes": ("BF16", (rows, slots, z_dim)), "keys": ("BF16", (rows, z_dim))}
     if code_format is CodeFormat.INT8:
         codes = ("I8", (rows, slots, z_dim))
         keys = ("U8", (rows, z_dim + SCALE.itemsize))
     else:
-        width = RQ_STAGES if code_format is CodeFormat.RQ else z_dim // 2
+        width = slot_bytes if code_format is CodeFormat.RQ else z_dim // 2
         codes = ("U8", (rows, slots, width))
         keys = ("U8", (rows, z_dim // 2 + SCALE.itemsize))
     if code_format is CodeFormat.RQ:
@@ -59,12 +58,12 @@ def layout(
 
 
 def encode(
-    codes: FloatArray, code_format: CodeFormat, codebooks: FloatArray | None = None
+    codes: FloatArray, code_format: CodeFormat, quantiser: SlotQuantiser | None = None
 ) -> dict[str, Tensor]:
     """Encode (n, m, d) float32 into the tensors ``codes`` and, for integers, ``scales``.
 
     Args:
-        codebooks: (S, 256, d), for rq.
+        quantiser: of the bundle, for rq.
 
     Raises:
         InvalidMemoryError: NaN, infinity, a number the format cannot hold, or an odd d for int4.
@@ -73,22 +72,20 @@ def encode(
     if code_format is CodeFormat.BF16:
         return {"codes": _to_bf16(codes, "codes")}
     if code_format is CodeFormat.RQ:
-        assert codebooks is not None, "rq needs codebooks"
-        return {"codes": _nearest_sums(codes, codebooks)}
+        assert quantiser is not None, "rq needs the bundle's quantiser"
+        return {"codes": quantiser.encode(codes)}
     packed, scales = _to_integers(codes, code_format)
     return {"codes": packed, "scales": scales}
 
 
-def decode(tensors: Mapping[str, Tensor], codebooks: FloatArray | None = None) -> FloatArray:
+def decode(tensors: Mapping[str, Tensor], quantiser: SlotQuantiser | None = None) -> FloatArray:
     """Undo :func:`encode`; any leading shape. Returns float32 (…, m, d)."""
     stored = tensors["codes"]
     if "scales" in tensors:
         return _from_integers(stored, tensors["scales"])
     if stored.dtype == np.uint8:
-        assert codebooks is not None, "rq needs codebooks"
-        stages = np.arange(len(codebooks))
-        summed: FloatArray = codebooks[stages, stored].sum(axis=-2)  # (…, m, S, d) -> (…, m, d)
-        return summed
+        assert quantiser is not None, "rq needs the bundle's quantiser"
+        return quantiser.decode(stored)
     return stored.astype(np.float32)
 
 
@@ -137,17 +134,6 @@ def _from_integers(packed: Tensor, scales: Tensor) -> FloatArray:
         values = packed.astype(np.float32)
     scaled: FloatArray = values * scales.astype(np.float32)[..., None]
     return scaled
-
-
-def _nearest_sums(codes: FloatArray, codebooks: FloatArray) -> Tensor:
-    """Greedily, a codeword of each stage for what is left. (n, m, d) -> (n, m, S) uint8"""
-    residual = codes.reshape(-1, codes.shape[-1])  # (N, d)
-    names = np.empty((len(residual), len(codebooks)), np.uint8)
-    for stage, codebook in enumerate(codebooks):  # (256, d)
-        near = residual @ codebook.T - np.square(codebook).sum(axis=-1) / 2  # (N, 256)
-        names[:, stage] = near.argmax(axis=-1)
-        residual = residual - codebook[names[:, stage]]
-    return names.reshape(*codes.shape[:-1], -1)
 
 
 def _scales(values: FloatArray, code_format: CodeFormat) -> Tensor:

@@ -151,13 +151,13 @@ def _read_verified(storage: Storage, live: Sequence[Pointer]) -> list[dict[str, 
 
 
 def _stack(spec: MemorySpec, rows: Sequence[dict[str, bytes]]) -> dict[str, Tensor]:
+    slot_bytes = len(rows[0]["codes"]) // max(1, spec.slots)
+    tensors = layout(spec.code_format, len(rows), spec.slots, spec.z_dim, slot_bytes=slot_bytes)
     return {
         name: np.frombuffer(b"".join(row[name] for row in rows), HEADER_DTYPES[dtype]).reshape(
             shape
         )
-        for name, (dtype, shape) in layout(
-            spec.code_format, len(rows), spec.slots, spec.z_dim
-        ).items()
+        for name, (dtype, shape) in tensors.items()
     }
 
 

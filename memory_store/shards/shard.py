@@ -212,7 +212,13 @@ class ShardReader:
     def _place(self, header: dict[str, Any], data_start: int) -> dict[str, TensorSlot]:
         """Check every tensor's dtype, shape and extent against the spec and the file's size."""
         spec = self.spec
-        expected = layout(spec.code_format, self.num_rows, spec.slots, spec.z_dim)
+        expected = layout(
+            spec.code_format,
+            self.num_rows,
+            spec.slots,
+            spec.z_dim,
+            slot_bytes=_last_of_shape(header.get("codes")),
+        )
         if header.keys() != expected.keys():
             raise self._corrupt(f"holds tensors {sorted(header)}, not {sorted(expected)}")
         slots, extents = {}, []
@@ -252,6 +258,13 @@ def _start_of(entry: Any) -> int:
         return max(0, int(entry["data_offsets"][0]))
     except (KeyError, IndexError, TypeError, ValueError):
         return 0
+
+
+def _last_of_shape(entry: Any) -> int:
+    try:
+        return max(1, int(entry["shape"][-1]))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return 1
 
 
 def _raw(array: Tensor) -> bytes:

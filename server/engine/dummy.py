@@ -17,6 +17,7 @@ import xxhash
 
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_words
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.generator import (
     EngineInfo,
@@ -74,7 +75,7 @@ class DummyEngine:
         return self._info
 
     @property
-    def codebooks(self) -> FloatArray | None:
+    def quantiser(self) -> SlotQuantiser | None:
         return None
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:

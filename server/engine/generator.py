@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from memory_store.records import FloatArray, MemorySpec
+from memory_store.slot_quantiser import SlotQuantiser
 
 ATTENTION = "attention"
 """The selection that re-ranks the router's candidates."""
@@ -106,8 +107,8 @@ class Generator(Protocol):
         ...
 
     @property
-    def codebooks(self) -> FloatArray | None:
-        """The bundle's quantiser, (S, 256, d): what rq codes are read with; None if it has none."""
+    def quantiser(self) -> SlotQuantiser | None:
+        """The bundle's: what rq codes are read with; None if it has none."""
         ...
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.batch import Batch
 from server.engine.generator import (
@@ -90,9 +91,9 @@ class TransformersEngine:
         )
 
     @property
-    def codebooks(self) -> FloatArray | None:
+    def quantiser(self) -> SlotQuantiser | None:
         model, _ = self._serving()
-        return model.bundle.codebooks
+        return model.bundle.slot_quantiser
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:
         model = self._selecting(selection)

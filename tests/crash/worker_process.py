@@ -43,7 +43,7 @@ class ObedientWriter:
 
     def __init__(self, dummy: DummyWriter) -> None:
         self.spec = dummy.spec
-        self.codebooks = dummy.codebooks
+        self.quantiser = dummy.quantiser
         self._dummy = dummy
 
     def write(

@@ -6,12 +6,14 @@ Symbols: P = passages, m = slots, N = slots of all passages, d = code dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from memory_model.compressor import Compressor
 from memory_model.quantiser import Quantiser
+from trainer_worker.train.config import TrainConfig
 from trainer_worker.train.dataset import TrainingSet
 from trainer_worker.train.networks import Networks
 
@@ -51,6 +53,37 @@ def quantised(
     lost = (slots - decoded).square().sum(dim=-1).mean() / slots.detach().var(dim=0).sum()
     coarse = decoded + slots - slots.detach()
     return list(torch.split(coarse, [len(code) for code in codes])), lost
+
+
+def sampled_ids(data: TrainingSet, number: int, seed: int) -> list[tuple[int, ...]]:
+    """Tokens of ``number`` passages drawn by ``seed``, or of all if there are fewer."""
+    passages = random.Random(seed).sample(data.passages, min(number, len(data.passages)))
+    return [passage.token_ids for passage in passages]
+
+
+@torch.no_grad()
+def fit_quantiser(networks: Networks, data: TrainingSet, config: TrainConfig) -> None:
+    """Fit it on the codes that the compressor now makes of training passages."""
+    sampled = sampled_ids(data, config.quantisation.passages, config.seed)
+    codes, means = [], []
+    for start in range(0, len(sampled), BATCH):
+        embedded, states = networks.compressor.windows(sampled[start : start + BATCH])
+        codes.append(networks.compressor.head(embedded, states).flatten(0, 1))  # (B * m, d)
+        means.append(embedded.flatten(0, 1))  # (B * m, h)
+    networks.quantiser.fit(torch.cat(codes), torch.cat(means))
+
+
+def train_quantiser(
+    networks: Networks, data: TrainingSet, config: TrainConfig
+) -> Iterator[dict[str, float | int | str]]:
+    """Fit it on the final codes. Yields: what it loses of other passages' codes."""
+    fit_quantiser(networks, data, config)
+    others = sampled_ids(data, BATCH, config.seed + 1)
+    codes = compress_all(networks.compressor, others).flatten(0, 1).float()  # (N, d)
+    codes = codes.to(networks.base.device)
+    lost = codes - networks.quantiser.decode(networks.quantiser.encode(codes))
+    share = round(float(lost.square().sum(dim=-1).mean() / codes.var(dim=0).sum()), 5)
+    yield {"stage": "quantisation", "loss": share, "quantisation": share}
 
 
 @torch.no_grad()

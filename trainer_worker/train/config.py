@@ -44,6 +44,18 @@ class Stage(_Strict):
     """Of the steps of a memory stage that read text, so that the reader keeps both."""
 
 
+class Quantisation(_Strict):
+    """What a slot becomes in code format rq."""
+
+    words: int = Field(default=3, ge=0)
+    """Of the LLM's vocabulary, 2 bytes each (3 in vocabularies beyond 65,536); windows of more
+    tokens need more of them."""
+    stages: int = Field(default=4, ge=1)
+    """Codebooks for what the words leave, a byte each."""
+    passages: int = Field(default=1000, ge=1)
+    """That it is fitted on."""
+
+
 class SelectionTraining(_Strict):
     """How the selector's heads are trained."""
 
@@ -88,17 +100,21 @@ class TrainConfig(_Strict):
     clip_norm: float = 1.0
     checkpoint_every_s: float = 150.0
     max_documents: int | None = None
-    stages: list[Stage] = Field(min_length=1)
+    stages: list[Stage] = []
+    """None = adapters and heads of ``start`` stay."""
+    quantisation: Quantisation = Quantisation()
     selection: SelectionTraining | None = SelectionTraining()
     """None = the selector of ``start`` stays (it does not depend on the codes)."""
-    reranking: RerankTraining = RerankTraining()
+    reranking: RerankTraining | None = RerankTraining()
+    """None = the re-ranker of ``start`` stays."""
 
     @property
     def reports(self) -> int:
         """How often training tells of itself: each step, each epoch of the selector, and so on."""
-        reranking = math.ceil(self.reranking.questions / RERANK_REPORT_QUESTIONS)
+        questions = self.reranking.questions if self.reranking else 0
         epochs = self.selection.epochs if self.selection else 0
-        return sum(stage.steps for stage in self.stages) + epochs + reranking
+        steps = sum(stage.steps for stage in self.stages)
+        return steps + epochs + math.ceil(questions / RERANK_REPORT_QUESTIONS) + 1
 
     @field_validator("datasets")
     @classmethod
@@ -109,9 +125,10 @@ class TrainConfig(_Strict):
         return names
 
     @model_validator(mode="after")
-    def _selector_from_somewhere(self) -> TrainConfig:
-        if self.selection is None and self.start is None:
-            raise ValueError("selection: null needs a start, whose selector is kept")
+    def _everything_from_somewhere(self) -> TrainConfig:
+        for name in ("stages", "selection", "reranking"):
+            if not getattr(self, name) and self.start is None:
+                raise ValueError(f"without {name} there must be a start, whose own are kept")
         return self
 
 

@@ -4,7 +4,7 @@ text adapter   the reader of passages as text: teacher, rival and starting point
 read adapter   the reader of memories; starts as a copy of the text adapter
 write adapter  the compressor's first layers
 heads          compressor heads, expander, selector
-quantiser      codebooks, from the first stage that quantises on
+quantiser      fitted when a stage quantises first, and at the end
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from memory_model.reader import Reader
 from memory_model.selector import Selector
 from trainer_worker.train.config import TrainConfig
 
-CODEBOOKS = "quantiser:codebooks"
 ReaderName = Literal["text_adapter", "read_adapter"]
 
 
@@ -87,7 +86,8 @@ class Networks:
         for name, module in self.modules().items():
             tensors |= {f"{name}:{key}": value for key, value in module.state_dict().items()}
         if self.quantiser.is_fitted:
-            tensors[CODEBOOKS] = self.quantiser.codebooks.half()
+            fitted = self.quantiser.state_dict()
+            tensors |= {f"quantiser:{key}": value for key, value in fitted.items()}
         return tensors
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -96,8 +96,8 @@ class Networks:
             set_peft_model_state_dict(model, _part(tensors, adapter), adapter_name=adapter)
         for name, module in self.modules().items():
             module.load_state_dict(_part(tensors, name))
-        if CODEBOOKS in tensors:
-            self.quantiser.load_state_dict({"codebooks": tensors[CODEBOOKS]})
+        if fitted := _part(tensors, "quantiser"):
+            self.quantiser.load_state_dict(fitted)
 
     def _adapters(self) -> list[tuple[Any, str]]:
         return [(self.lm, TEXT_ADAPTER), (self.lm, READ_ADAPTER), (self.encoder, WRITE_ADAPTER)]
@@ -120,7 +120,12 @@ def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     )
     expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
     pass_embeddings_through(base, compressor, expander)
-    quantiser = Quantiser(z_dim=config.z_dim)
+    quantiser = Quantiser(
+        base,
+        z_dim=config.z_dim,
+        words=config.quantisation.words,
+        stages=config.quantisation.stages,
+    )
     for module in (compressor, expander, selector, quantiser):
         module.to(base.device)
     reader = Reader(base, expander, config.template)

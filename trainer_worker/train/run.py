@@ -9,6 +9,7 @@ from memory_model.bundle import BundleConfig, save_bundle
 from memory_model.runtime import open_base
 from paramem.settings import Settings, load_settings
 from trainer_worker.train.checkpoint import load_checkpoint
+from trainer_worker.train.codes import train_quantiser
 from trainer_worker.train.config import TrainConfig
 from trainer_worker.train.dataset import load_training_set
 from trainer_worker.train.errors import TrainingError
@@ -70,7 +71,8 @@ def train_bundle(
         train_selector(networks.selector, training_set, config.selection)
         if config.selection
         else (),
-        train_reranker(networks, training_set, config.reranking),
+        train_reranker(networks, training_set, config.reranking) if config.reranking else (),
+        train_quantiser(networks, training_set, config),
     )
     for step, values in enumerate(selecting, trainer.total_steps):
         metrics.append({"step": step} | values)
@@ -91,5 +93,5 @@ def export_bundle(directory: Path, config: TrainConfig, networks: Networks) -> N
         template=config.template,
         trained=True,
     )
-    quantiser = networks.quantiser if networks.quantiser.is_fitted else None
-    save_bundle(directory, bundle, networks.heads, [networks.lm, networks.encoder], quantiser)
+    adapters = [networks.lm, networks.encoder]
+    save_bundle(directory, bundle, networks.heads, adapters, networks.quantiser)

@@ -13,7 +13,6 @@ from memory_model.bundle import (
     READ_ADAPTER,
     TEXT_ADAPTER,
     WRITE_ADAPTER,
-    load_quantiser,
     read_config,
     rival_directory,
 )
@@ -50,9 +49,6 @@ def start_from(networks: Networks, bundle: Path) -> None:
             module.load_state_dict(
                 {key.removeprefix(prefix): heads[key] for key in heads if key.startswith(prefix)}
             )
-        found = load_quantiser(bundle, networks.base.device)
-        if found is not None:
-            networks.quantiser.load_state_dict(found.state_dict())
     except FileNotFoundError as error:
         raise TrainingError(f"{bundle} is not a trained bundle: {error}") from error
     except RuntimeError as error:

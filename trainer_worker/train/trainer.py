@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
 from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
-from trainer_worker.train.codes import compress_all, memory_codes, quantised
+from trainer_worker.train.codes import fit_quantiser, memory_codes, quantised, sampled_ids
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.errors import TrainingError
@@ -34,7 +34,6 @@ QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
 SCALING_PASSAGES = 32
-CODEBOOK_PASSAGES = 1000
 RECONSTRUCTED_ROWS = 4
 """Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 HEAD_RATE = 0.03
@@ -106,15 +105,10 @@ class Trainer:
             earlier = self._config.stages[: self._config.stages.index(stage)]
             if not any(other.context == "memory" for other in earlier):
                 networks.start_reading_memories()
-                scale_states(networks.compressor, self._sampled_ids(SCALING_PASSAGES))
+                some = sampled_ids(self._data, SCALING_PASSAGES, self._config.seed)
+                scale_states(networks.compressor, some)
         if stage.quantised_share and not networks.quantiser.is_fitted:
-            codes = compress_all(networks.compressor, self._sampled_ids(CODEBOOK_PASSAGES))
-            networks.quantiser.fit(codes.flatten(0, 1).to(networks.base.device))
-
-    def _sampled_ids(self, number: int) -> list[tuple[int, ...]]:
-        passages = self._data.passages
-        sampled = random.Random(self._config.seed).sample(passages, min(number, len(passages)))
-        return [passage.token_ids for passage in sampled]
+            fit_quantiser(networks, self._data, self._config)
 
     def _at(self, step: int) -> Position:
         for stage in self._config.stages:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from memory_model.base import load_base
 from memory_model.bundle import load_bundle
@@ -114,7 +115,7 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
 
 
 def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    """The codebooks start from the codes, are trained with them, and come with the bundle."""
+    """The quantiser starts from the codes, follows them, and comes with the bundle."""
     coarse = MEMORY | {"name": "coarse", "quantised_share": 1.0, "steps": 6}
     run = config(tiny_model, TEXT, coarse)
     bundle = load_bundle(
@@ -133,7 +134,7 @@ def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path
     assert lost < 0.5
     found = load_checkpoint(tmp_path / "checkpoints")
     assert found is not None
-    assert torch.equal(found[1]["quantiser:codebooks"].float(), bundle.quantiser.codebooks)
+    assert {"quantiser:codebooks", "quantiser:mixture.weights"} <= found[1].keys()
 
 
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
@@ -207,7 +208,7 @@ def test_a_run_goes_on_from_a_bundle(tiny_model: Path, data: Path, tmp_path: Pat
     assert found is not None
     state = networks.state()
     for name, tensor in found[1].items():
-        if not name.startswith("selector"):  # trained after the last checkpoint
+        if not name.startswith(("selector", "quantiser")):  # trained after the last checkpoint
             torch.testing.assert_close(state[name], tensor)
     second = load_bundle(
         train_bundle(further, data, tmp_path / "second"),
@@ -241,9 +242,35 @@ def test_an_untrained_bundle_is_no_start(tiny_model: Path, data: Path, tmp_path:
         train_bundle(run, data, tmp_path / "run")
 
 
-def test_without_a_start_the_selector_must_be_trained(tiny_model: Path) -> None:
-    with pytest.raises(ValueError, match="needs a start"):
-        TrainConfig.model_validate(config(tiny_model, TEXT).model_dump() | {"selection": None})
+@pytest.mark.parametrize(
+    "left_out", [{"stages": []}, {"selection": None}, {"reranking": None}], ids=str
+)
+def test_without_a_start_every_part_must_be_trained(
+    tiny_model: Path, left_out: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="there must be a start"):
+        TrainConfig.model_validate(config(tiny_model, TEXT).model_dump() | left_out)
+
+
+def test_the_quantiser_alone_can_be_fitted_to_a_bundle(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    run = TrainConfig.model_validate(
+        config(tiny_model, TEXT).model_dump()
+        | {"start": first, "stages": [], "selection": None, "reranking": None}
+        | {"quantisation": {"words": 2, "stages": 3}}
+    )
+    second = train_bundle(run, data, tmp_path / "second")
+    base = load_base(run.model, cache=tmp_path, device="cpu")
+    quantiser = load_bundle(second, base).quantiser
+    assert quantiser is not None
+    assert quantiser.slot_bytes == 2 * 2 + 1 + 3
+    [step] = metrics(tmp_path / "second")
+    assert 0 < step["quantisation"] < 0.5
+    for name in ("heads.safetensors", "read_adapter/adapter_model.safetensors"):
+        kept, before = load_file(second / name), load_file(first / name)
+        assert all(torch.equal(kept[key], before[key]) for key in before)
 
 
 def test_a_run_is_not_overwritten_without_resume(

@@ -84,7 +84,8 @@ def test_any_flipped_bit_in_a_file_of_a_trained_bundle_is_refused(
     lm = load_base(str(tiny_model), cache=tmp_path).lm
     adapter = get_peft_model(lm, lora, adapter_name="read_adapter")
     directory = tmp_path / "trained"
-    save_bundle(directory, tiny_bundle.config, tiny_bundle.heads, [adapter], Quantiser(z_dim=32))
+    quantiser = Quantiser(tiny_bundle.base, z_dim=32, words=2, stages=1)
+    save_bundle(directory, tiny_bundle.config, tiny_bundle.heads, [adapter], quantiser)
     random_ = random.Random(0)
     files = [file for file in directory.rglob("*") if file.is_file() and file.name != CONFIG]
     assert {"heads.safetensors", "codebooks.safetensors", "adapter_model.safetensors"} <= {
@@ -252,3 +253,21 @@ def test_weights_are_bfloat16_only_where_the_cpu_multiplies_it(
     monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda: native)
     base = load_base(str(model), cache=tmp_path, device="cpu", dtype=wanted)
     assert base.dtype == expected
+
+
+@pytest.mark.parametrize("words", [0, 2])
+def test_a_quantiser_comes_back_with_its_bundle(
+    tiny_bundle: Bundle, tmp_path: Path, words: int
+) -> None:
+    base = tiny_bundle.base
+    random_ = torch.Generator().manual_seed(0)
+    means = base.embedding_table[torch.randint(len(base.embedding_table), (600,))]  # (N, h)
+    codes = means[:, :32] + 0.1 * torch.randn(600, 32, generator=random_)  # (N, d)
+    quantiser = Quantiser(base, z_dim=32, words=words, stages=2)
+    quantiser.fit(codes, means)
+    save_bundle(tmp_path / "saved", tiny_bundle.config, tiny_bundle.heads, [], quantiser)
+    loaded = load_bundle(tmp_path / "saved", base).quantiser
+    assert loaded is not None
+    names = quantiser.encode(codes)
+    assert (loaded.encode(codes) == names).float().mean() > 0.98  # codebooks are kept in float16
+    torch.testing.assert_close(loaded.decode(names), quantiser.decode(names), atol=0.01, rtol=0.01)

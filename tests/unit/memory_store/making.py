@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from memory_store import (
@@ -23,12 +24,24 @@ from memory_store import (
 
 SPEC = MemorySpec("bundle-1", slots=2, z_dim=8)
 INT8_SPEC = MemorySpec("bundle-1", slots=2, z_dim=8, code_format=CodeFormat.INT8)
-CODEBOOKS = (
-    np.random.default_rng(0).standard_normal((22, 256, 8)) * 0.7 ** np.arange(22)[:, None, None]
-).astype(np.float32)
-"""A quantiser of d = 8, each stage finer than the one before."""
 WORKER = "worker-1"
 PASSAGE_CHARS = 10
+
+
+class SixthsQuantiser:
+    """Keeps the first six numbers of a slot of eight, each rounded to sixteenths, in a byte."""
+
+    slot_bytes = 6
+
+    def encode(self, codes: FloatArray) -> npt.NDArray[Any]:
+        return (np.rint(16 * codes[..., :6]) + 128).clip(0, 255).astype(np.uint8)
+
+    def decode(self, names: npt.NDArray[Any]) -> FloatArray:
+        numbers = (names.astype(np.float32) - 128) / 16
+        return np.concatenate([numbers, np.zeros_like(numbers[..., :2])], axis=-1)
+
+
+QUANTISER = SixthsQuantiser()
 
 
 class Clock:
@@ -47,7 +60,7 @@ class Clock:
 def open_store(home: Path, *, spec: MemorySpec = SPEC, **options: Any) -> MemoryStore:
     """A store with the collection ``default``."""
     store = MemoryStore.open(home, **options)
-    store.register_codebooks(spec.fingerprint, CODEBOOKS)
+    store.register_quantiser(spec.fingerprint, QUANTISER)
     store.put_collection("default", spec)
     return store
 

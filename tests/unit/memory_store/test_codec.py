@@ -17,7 +17,7 @@ from memory_store.shards.codec import (
     encode_keys,
     layout,
 )
-from tests.unit.memory_store.making import CODEBOOKS
+from tests.unit.memory_store.making import QUANTISER
 
 CODES = hnp.arrays(
     np.float32,
@@ -57,8 +57,8 @@ def assert_errs_at_most_half_a_scale(codes: FloatArray, code_format: CodeFormat)
 def test_encoded_tensors_are_those_of_the_layout(code_format: CodeFormat) -> None:
     codes = np.ones((3, 2, 8), np.float32)
     keys = encode_keys(codes[:, 0], code_format)
-    tensors = {**encode(codes, code_format, CODEBOOKS), "keys": keys}
-    expected = layout(code_format, 3, 2, 8)
+    tensors = {**encode(codes, code_format, QUANTISER), "keys": keys}
+    expected = layout(code_format, 3, 2, 8, slot_bytes=QUANTISER.slot_bytes)
     assert {n: (HEADER_DTYPES[dtype], shape) for n, (dtype, shape) in expected.items()} == {
         name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()
     }
@@ -70,7 +70,7 @@ def test_a_code_that_is_not_finite_is_refused(code_format: CodeFormat, bad: floa
     codes = np.ones((1, 2, 8), np.float32)
     codes[0, 1, 3] = bad
     with pytest.raises(InvalidMemoryError, match="NaN or infinity"):
-        encode(codes, code_format, CODEBOOKS)
+        encode(codes, code_format, QUANTISER)
 
 
 @pytest.mark.parametrize("code_format", [CodeFormat.BF16, CodeFormat.INT8, CodeFormat.INT4])
@@ -102,22 +102,12 @@ def test_an_odd_dimension_is_refused_for_int4() -> None:
         encode(np.ones((1, 2, 7), np.float32), CodeFormat.INT4)
 
 
-def test_rq_finds_the_codewords_a_slot_is_the_sum_of() -> None:
-    names = np.random.default_rng(0).integers(0, 256, (3, 2, len(CODEBOOKS)), dtype=np.uint8)
-    codes = decode({"codes": names}, CODEBOOKS)  # (n, m, d)
-    expected = sum(book[names[..., stage]] for stage, book in enumerate(CODEBOOKS))
-    np.testing.assert_allclose(codes, expected, rtol=1e-5)
-    back = decode(encode(codes, CodeFormat.RQ, CODEBOOKS), CODEBOOKS)
-    np.testing.assert_allclose(back, codes, atol=0.02 * np.abs(codes).max())
-
-
-def test_rq_chooses_the_nearest_codeword_at_every_stage() -> None:
-    code = np.random.default_rng(1).standard_normal((1, 1, 8)).astype(np.float32)
-    residual = code[0, 0]
-    for stage, name in enumerate(encode(code, CodeFormat.RQ, CODEBOOKS)["codes"][0, 0]):
-        distances = np.linalg.norm(residual - CODEBOOKS[stage], axis=-1)
-        assert distances[name] == pytest.approx(distances.min(), abs=1e-5)
-        residual = residual - CODEBOOKS[stage][name]
+def test_rq_stores_what_the_quantiser_makes_of_a_slot() -> None:
+    codes = np.random.default_rng(0).standard_normal((3, 2, 8)).astype(np.float32)
+    stored = encode(codes, CodeFormat.RQ, QUANTISER)
+    assert stored.keys() == {"codes"}
+    np.testing.assert_array_equal(stored["codes"], QUANTISER.encode(codes))
+    np.testing.assert_array_equal(decode(stored, QUANTISER), QUANTISER.decode(stored["codes"]))
 
 
 @pytest.mark.parametrize(

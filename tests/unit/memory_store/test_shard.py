@@ -11,7 +11,7 @@ import pytest
 from memory_store import CodeFormat, CorruptionError, IncompatibleFormatError, MemorySpec
 from memory_store.shards.codec import decode, encode, encode_keys
 from memory_store.shards.shard import SealedShard, ShardReader, key_matches, row_checksum, seal
-from tests.unit.memory_store.making import CODEBOOKS
+from tests.unit.memory_store.making import QUANTISER
 
 ROWS = 3
 
@@ -26,7 +26,7 @@ def make_shard(root: Path, code_format: CodeFormat = CodeFormat.BF16) -> SealedS
         "a.safetensors",
         spec,
         {
-            **encode(codes, code_format, CODEBOOKS),
+            **encode(codes, code_format, QUANTISER),
             "keys": encode_keys(keys, code_format),
         },
     )
@@ -46,9 +46,9 @@ def test_rows_and_keys_come_back_as_written(tmp_path: Path, code_format: CodeFor
     reader = ShardReader(path)
     rng = np.random.default_rng(0)
     codes = rng.standard_normal((ROWS, 2, 8)).astype(np.float32)
-    expected = decode(encode(codes, code_format, CODEBOOKS), CODEBOOKS)
+    expected = decode(encode(codes, code_format, QUANTISER), QUANTISER)
     for row, checksum in enumerate(sealed.checksums):
-        np.testing.assert_array_equal(decode(reader.code(row, checksum), CODEBOOKS), expected[row])
+        np.testing.assert_array_equal(decode(reader.code(row, checksum), QUANTISER), expected[row])
         assert key_matches(reader.keys()[row], checksum)
     assert (reader.num_rows, reader.num_bytes) == (ROWS, path.stat().st_size)
     assert (sealed.num_rows, sealed.num_bytes) == (ROWS, path.stat().st_size)
@@ -62,8 +62,8 @@ def test_the_file_is_plain_safetensors(tmp_path: Path, code_format: CodeFormat) 
     sealed = make_shard(tmp_path, code_format)
     with safe_open(tmp_path / sealed.name, framework="numpy") as file:
         assert file.metadata()["format"] == "paramem-shard"
-        # int4: two numbers a byte; rq: a byte for each stage
-        width = {CodeFormat.INT4: 4, CodeFormat.RQ: 22}.get(code_format, 8)
+        # int4: two numbers a byte; rq: as many as the quantiser makes
+        width = {CodeFormat.INT4: 4, CodeFormat.RQ: 6}.get(code_format, 8)
         assert file.get_slice("codes").get_shape() == [ROWS, 2, width]
 
 

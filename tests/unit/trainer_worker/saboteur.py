@@ -29,7 +29,7 @@ class Saboteur:
         trigger: Callable[[list[str]], bool] = lambda _texts: True,
     ) -> None:
         self.spec: MemorySpec = dummy.spec
-        self.codebooks = dummy.codebooks
+        self.quantiser = dummy.quantiser
         self.batches: list[list[str]] = []
         self._dummy = dummy
         self._act = act
