@@ -14,10 +14,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import answers, quality, refinement, selection
+from benchmarks import answers, quality, refinement, selection, writes
 from benchmarks.offline import OfflineModel
 from memory_model.base import load_base
 from memory_store.records import CodeFormat
+from tests.unit.memory_store.making import QUANTISER
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import export_bundle
@@ -114,6 +115,21 @@ def test_what_refinement_adds_is_printed(run: Run) -> None:
     assert printed.count("| the first guess |") == printed.count("| the refined memory |") == 2
 
 
+def test_writes_are_timed_for_every_batch_size(run: Run) -> None:
+    sizes = ["--documents", "4", "--batches", "1", "4", "--rounds", "1"]
+    printed = run(writes, "--set", "toy-dev", *sizes, "--fit-documents", "2", "--fit-steps", "1")
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| f")]
+    assert [(row[0].split(",")[0], row[1]) for row in rows] == [
+        ("| fast", "1"),
+        ("| fast", "4"),
+        ("| fast", "1"),
+        ("| fast", "4"),
+        ("| fit", "1"),
+        ("| fit", "4"),
+    ]
+    assert all(float(row[2]) > 0 for row in rows)
+
+
 def test_offline_answers_equal_the_models_own_one_by_one(bundle: Path, tiny_model: Path) -> None:
     model = OfflineModel(bundle, str(tiny_model))
     prompts = [model.closed_prompt(query) for query in ("Why?", "Where is the red barn?", "No.")]
@@ -143,10 +159,11 @@ def test_a_wrong_memory_is_of_another_document(bundle: Path, tiny_model: Path, d
 
 
 @pytest.mark.parametrize(
-    ("code_format", "size"), [("bf16", 160), ("int8", 90), ("int4", 50), ("rq", 98)]
+    ("code_format", "size"), [("bf16", 160), ("int8", 90), ("int4", 50), ("rq", 34)]
 )
 def test_bytes_are_those_of_the_shard(code_format: str, size: int) -> None:
-    assert quality.bytes_stored(CodeFormat(code_format), slots=4, z_dim=16) == size
+    shape = {"slots": 4, "z_dim": 16}
+    assert quality.bytes_stored(CodeFormat(code_format), **shape, quantiser=QUANTISER) == size
 
 
 @pytest.mark.parametrize(

@@ -93,5 +93,5 @@ def export_bundle(directory: Path, config: TrainConfig, networks: Networks) -> N
         template=config.template,
         trained=True,
     )
-    adapters = [networks.lm, networks.encoder]
-    save_bundle(directory, bundle, networks.heads, adapters, networks.quantiser)
+    quantiser = networks.quantiser if networks.quantiser.is_fitted else None
+    save_bundle(directory, bundle, networks.heads, [networks.lm, networks.encoder], quantiser)
