@@ -60,3 +60,24 @@ def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
     ]
     assert {row[8] for row in rows} == {"0"}  # errors
     assert "- RAG: " in table
+
+
+def test_the_engines_benchmark_says_how_many_answers_agree(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    table = run(
+        *["-m", "benchmarks.engines", "--engines", "transformers", "transformers"],
+        *["--concurrency", "1", "2", "--requests", "2", "--new-tokens", "3"],
+        PARAMEM_HOME=str(tmp_path),
+        PARAMEM_MODEL=str(tiny_model),
+        PARAMEM_SLOTS="4",
+        PARAMEM_Z_DIM="32",
+    )
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| transformers")]
+    assert [(row[3], row[4]) for row in rows] == 2 * [
+        ("ask", "1"),
+        ("recite", "1"),
+        ("ask", "2"),
+        ("recite", "2"),
+    ]
+    assert [row[9] for row in rows] == 2 * ["– of 2 |"] + 6 * ["2 of 2 |"]
