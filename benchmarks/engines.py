@@ -1,14 +1,17 @@
 """The engines side by side, in process: the same prompts, greedy, one engine after the other.
 
-Each prompt holds K = 5 memories of demo documents. An answer (``ask``) and a recitation
-(``recite``: no question, so that it seldom ends early) of each; the first engine's texts are what
-the others' are compared with. A rate counts generated tokens over the wall time of all requests.
+Each prompt holds K = 5 memories of demo documents. ``ask`` puts a question to them, ``recite``
+puts none (and seldom ends early); no two prompts begin with the same memories. ``again`` repeats
+``ask``, which is what a prefix cache is for. Texts are compared with those of the first engine; a
+rate counts generated tokens over the wall time of all requests.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
+import random
 import statistics
 import sys
 import time
@@ -41,34 +44,48 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=32)
     arguments = parser.parse_args()
-    first: list[str] | None = None
+    memories = make_memories(load_settings(engine=arguments.engines[0]))
+    cells = make_cells(memories, arguments.concurrency, arguments.requests, arguments.new_tokens)
+    expected: list[list[str]] = []
     sys.stdout.write(
         "| engine | dtype | start | kind | concurrency | n | positions | TTFT p50 | tokens/s "
         "| same text |\n|---|---|--:|---|--:|--:|--:|--:|--:|--:|\n"
     )
     for kind in arguments.engines:
-        settings = load_settings(engine=kind)
-        requests = make_requests(settings, arguments.requests, arguments.new_tokens)
-        texts = asyncio.run(compare(settings, requests, arguments.concurrency, first))
-        first = first or texts
+        texts = asyncio.run(measure(load_settings(engine=kind), cells, expected))
+        expected = expected or texts
 
 
-def make_requests(
-    settings: Settings, count: int, new_tokens: int
-) -> dict[str, list[GenerationRequest]]:
-    """``count`` of each kind."""
-    memories = make_memories(settings)
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A line of the table."""
+
+    kind: str
+    concurrency: int
+    requests: list[GenerationRequest]
+
+
+def make_cells(
+    memories: list[FloatArray], concurrencies: Sequence[int], count: int, new_tokens: int
+) -> list[Cell]:
+    """``count`` requests each."""
     questions = [question.question for question in demo_questions()]
-    chosen = [
-        [memories[(start + k) % len(memories)] for k in range(TOP_K)] for start in range(count)
-    ]
-    return {
-        "ask": [
-            GenerationRequest(questions[i % len(questions)], new_tokens, codes=codes)
-            for i, codes in enumerate(chosen)
-        ],
-        "recite": [GenerationRequest(None, new_tokens, codes=codes) for codes in chosen],
-    }
+    orders = list(itertools.permutations(range(len(memories)), 2))
+    random.Random(0).shuffle(orders)
+
+    def request(number: int, query: str | None) -> GenerationRequest:
+        first = orders.pop()
+        rest = [each for each in range(len(memories)) if each not in first]
+        chosen = [*first, *random.Random(number).sample(rest, TOP_K - len(first))]
+        return GenerationRequest(query, new_tokens, codes=[memories[each] for each in chosen])
+
+    cells = []
+    for concurrency in concurrencies:
+        ask = [request(i, questions[i % len(questions)]) for i in range(count)]
+        recite = [request(i, None) for i in range(count)]
+        kinds = {"ask": ask, "recite": recite, "again": ask}
+        cells += [Cell(kind, concurrency, requests) for kind, requests in kinds.items()]
+    return cells
 
 
 def make_memories(settings: Settings) -> list[FloatArray]:
@@ -83,54 +100,45 @@ def make_memories(settings: Settings) -> list[FloatArray]:
         return [bundle.compressor.compress([each])[0].cpu().numpy() for each in tokens]
 
 
-async def compare(
-    settings: Settings,
-    requests: dict[str, list[GenerationRequest]],
-    concurrencies: Sequence[int],
-    expected: list[str] | None,
-) -> list[str]:
-    """Print a line for each cell. Returns: the texts at the first concurrency."""
+async def measure(
+    settings: Settings, cells: Sequence[Cell], expected: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """Print a line for each cell. Returns: the texts of each."""
     engine = build_generator(settings)
     began = time.perf_counter()
     await engine.start()
     start_s = time.perf_counter() - began
     try:
-        texts: list[str] = []
-        for concurrency in concurrencies:
-            cell: list[str] = []
-            for kind, wishes in requests.items():
-                await run(engine, wishes[:concurrency], concurrency)  # warm-up, not counted
-                began = time.perf_counter()
-                outcomes = await run(engine, wishes, concurrency)
-                rate = sum(one.tokens for one in outcomes) / (time.perf_counter() - began)
-                known = (expected or texts)[len(cell) :]
-                here = [one.text for one in outcomes]
-                cell += here
-                ttft = statistics.median(one.ttft_ms for one in outcomes)
-                same = sum(a == b for a, b in zip(here, known, strict=False)) if known else "–"
-                sys.stdout.write(
-                    f"| {settings.engine} | {engine.info.dtype} | {start_s:.0f} s | {kind} "
-                    f"| {concurrency} | {len(outcomes)} "
-                    f"| {max(one.positions for one in outcomes)} | {ttft:.0f} ms | {rate:.1f} "
-                    f"| {same} of {len(here)} |\n"
-                )
-                sys.stdout.flush()
-            texts = texts or cell
+        await ask(engine, GenerationRequest("warm-up, not counted", 4))
+        texts: list[list[str]] = []
+        for cell in cells:
+            began = time.perf_counter()
+            outcomes = await run(engine, cell)
+            rate = sum(one.tokens for one in outcomes) / (time.perf_counter() - began)
+            texts.append([one.text for one in outcomes])
+            known = expected[len(texts) - 1] if expected else texts[-1]
+            same = sum(a == b for a, b in zip(texts[-1], known, strict=True))
+            ttft = statistics.median(one.ttft_ms for one in outcomes)
+            sys.stdout.write(
+                f"| {settings.engine} | {engine.info.dtype} | {start_s:.0f} s | {cell.kind} "
+                f"| {cell.concurrency} | {len(outcomes)} "
+                f"| {max(one.positions for one in outcomes)} | {ttft:.0f} ms | {rate:.1f} "
+                f"| {same} of {len(known)} |\n"
+            )
+            sys.stdout.flush()
         return texts
     finally:
         await engine.stop()
 
 
-async def run(
-    engine: Generator, requests: Sequence[GenerationRequest], concurrency: int
-) -> list[Outcome]:
-    places = asyncio.Semaphore(concurrency)
+async def run(engine: Generator, cell: Cell) -> list[Outcome]:
+    places = asyncio.Semaphore(cell.concurrency)
 
     async def one(request: GenerationRequest) -> Outcome:
         async with places:
             return await ask(engine, request)
 
-    return list(await asyncio.gather(*(one(request) for request in requests)))
+    return list(await asyncio.gather(*(one(request) for request in cell.requests)))
 
 
 async def ask(engine: Generator, request: GenerationRequest) -> Outcome:

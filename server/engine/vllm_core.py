@@ -178,6 +178,7 @@ def start_vllm(
     # Before vllm is imported. A fork would take over the locks of this process's threads.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # where ours goes
     os.environ.setdefault("VLLM_CACHE_ROOT", str(settings.cache / "vllm"))  # what it compiles
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
