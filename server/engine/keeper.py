@@ -65,7 +65,8 @@ class Keeper:
         if not self._core.alive:
             raise EngineNotReadyError(
                 "the engine has died and is being started again: try again",
-                retry_after_s=max(2.0, self._pause_s + self._start_s),
+                # a guess from the last start; asking every minute costs nothing
+                retry_after_s=min(max(2.0, self._pause_s + self._start_s), LONGEST_PAUSE_S),
             )
         return self._core
 
