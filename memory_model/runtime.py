@@ -22,7 +22,7 @@ from memory_model.bundle import (
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
 from memory_model.reader import Reader
-from paramem.settings import DEFAULT_MODEL, UNTRAINED, ReaderKind, Settings
+from paramem.settings import DEFAULT_MODEL, UNTRAINED, EngineKind, ReaderKind, Settings
 
 SHIPPED = Path(__file__).parent / "bundles"
 READERS = {ReaderKind.MEMORY: READ_ADAPTER, ReaderKind.TEXT: TEXT_ADAPTER}
@@ -64,11 +64,14 @@ def open_base(settings: Settings, model: str) -> BaseModel:
     Raises:
         ModelError: it cannot be had, or not like that.
     """
+    quantization = settings.quantization
+    if settings.engine is EngineKind.VLLM and quantization == "auto":
+        quantization = "none"  # it loads exported weights; the worker must decide alike
     return load_base(
         model,
         cache=settings.cache,
         device=settings.device,
-        quantization=settings.quantization,
+        quantization=quantization,
         dtype=settings.dtype,
     )
 
@@ -184,6 +187,12 @@ class ReadingModel:
             stacked = torch.from_numpy(np.stack(codes)).to(self.device)  # (K, m, d)
             return self._reader.memory_prompt(query, stacked)
         return self._reader.text_prompt(query or "", texts)
+
+    def forget_layers(self) -> None:
+        """Free what only generating needs: the LLM's layers and output head. What selection and
+        prompts need stays: the token embeddings, and the first layers that heads read with."""
+        self.lm.base_model.layers = torch.nn.ModuleList()
+        self.lm.set_output_embeddings(torch.nn.Identity())
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, h)"""

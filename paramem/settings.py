@@ -26,6 +26,7 @@ class EngineKind(StrEnum):
     """What turns a prompt into tokens."""
 
     TRANSFORMERS = "transformers"
+    VLLM = "vllm"
     DUMMY = "dummy"
 
 
@@ -98,6 +99,9 @@ class Settings(BaseSettings):
     """Of the LLM's weights. ``auto``: bfloat16, but float32 on a CPU that does not multiply it."""
     num_threads: int = Field(0, ge=0)
     """Torch CPU threads; 0 = leave torch's own choice."""
+    vllm_memory_fraction: float = Field(0.85, gt=0, le=1)
+    """Engine ``vllm``: share of the GPU's memory that it takes for weights and keys/values, to be
+    left free by everything else there (without a GPU: of the machine's)."""
 
     # --- memories (defaults of a new collection)
     slots: int = Field(16, ge=1, le=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import time
 from types import FrameType
@@ -11,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from paramem.logs import configure_logging
-from paramem.settings import Settings
+from paramem.settings import EngineKind, Settings
 from server.app import create_app
 from server.engine.generator import Generator
 from server.key_file import ApiKeyFileError
@@ -61,6 +62,7 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
     """
     configure_logging(settings.log_level)
     refuse_open_door(settings)
+    refuse_missing_engine(settings)
     try:
         app = create_app(settings, generator=generator)
     except ApiKeyFileError as error:
@@ -98,6 +100,15 @@ def refuse_open_door(settings: Settings) -> None:
         raise SystemExit(
             f"refusing to listen on {settings.host} without API keys: set PARAMEM_API_KEY_FILE to "
             "a file with one key a line, or listen on 127.0.0.1"
+        )
+
+
+def refuse_missing_engine(settings: Settings) -> None:
+    """Raises: SystemExit when the engine's package is not installed."""
+    if settings.engine is EngineKind.VLLM and importlib.util.find_spec("vllm") is None:
+        raise SystemExit(
+            "PARAMEM_ENGINE=vllm, but vllm is not installed: pip install 'paramem[worker,vllm]' "
+            "(in an environment of its own: it pins torch), or leave PARAMEM_ENGINE out"
         )
 
 

@@ -11,6 +11,10 @@ def build_generator(settings: Settings) -> Generator:
     """The engine, not started. The one with a model is imported only when it is wanted."""
     if settings.engine is EngineKind.DUMMY:
         return DummyEngine(settings)
+    if settings.engine is EngineKind.VLLM:
+        from server.engine.vllm_engine import VllmEngine
+
+        return VllmEngine(settings)
     from server.engine.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings)

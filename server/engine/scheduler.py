@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,13 +17,16 @@ import torch
 
 from server.engine.answer import Answer
 from server.engine.batch import Batch
+from server.engine.core import died
 from server.engine.detokenizer import Detokenizer
 from server.engine.generator import (
     EngineError,
     EngineNotReadyError,
+    GenerationChunk,
     GenerationRequest,
-    PromptTooLongError,
 )
+from server.engine.prompt import FAILED, make_prompt
+from server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
@@ -36,7 +39,7 @@ has more: those who decode already should not stand still while a crowd comes in
 
 
 class Scheduler:
-    """Runs requests in one thread of its own. Public methods are thread-safe."""
+    """Runs requests in one thread of its own. Implements ``Core``; methods are thread-safe."""
 
     def __init__(self, model: ReadingModel, *, max_batch_size: int) -> None:
         self._model = model
@@ -54,9 +57,34 @@ class Scheduler:
         """Takes requests: neither stopping nor dead."""
         return self._thread.is_alive() and not self._stopping
 
-    def submit(self, request: GenerationRequest, loop: asyncio.AbstractEventLoop) -> Answer:
+    @property
+    def dtype(self) -> str:
+        return str(self._model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        return str(self._model.device)
+
+    @property
+    def context_tokens(self) -> int:
+        return self._model.context_tokens
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+        answer = self._submit(request, asyncio.get_running_loop())
+        try:
+            while True:
+                item = await answer.chunks.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            self._cancel(answer)
+
+    def _submit(self, request: GenerationRequest, loop: asyncio.AbstractEventLoop) -> Answer:
         """Queue a request; ``loop`` gets its chunks. Raises: EngineNotReadyError."""
-        answer = Answer(request, Detokenizer(self._model.decode), loop)
+        answer = Answer(Transcript(request, Detokenizer(self._model.decode)), loop)
         with self._changed:
             if not self.alive:
                 raise EngineNotReadyError("the engine has stopped: try another server, or later")
@@ -64,7 +92,7 @@ class Scheduler:
             self._changed.notify()
         return answer
 
-    def cancel(self, answer: Answer) -> None:
+    def _cancel(self, answer: Answer) -> None:
         """Forget a request: its row is free at the next step. No-op for a finished one."""
         answer.cancelled = True
         with self._changed:
@@ -75,12 +103,12 @@ class Scheduler:
         """(running, waiting) requests."""
         return sum(not answer.gone for answer in self._running), len(self._waiting)
 
-    def stop(self) -> None:
-        """Refuse new requests, finish the accepted ones, end the thread. Idempotent; blocks."""
+    async def stop(self) -> None:
+        """Refuse new requests, finish the accepted ones, end the thread. Idempotent."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         try:
@@ -94,7 +122,7 @@ class Scheduler:
                 orphans = [*self._running, *self._waiting]
                 self._waiting.clear()
             for answer in orphans:
-                answer.fail(EngineNotReadyError("the engine has died: restart the server"))
+                answer.fail(died())
 
     def _wait_for_work(self) -> bool:
         """Returns: False when stopping and all work is done."""
@@ -127,7 +155,7 @@ class Scheduler:
             if answer.prompt is None and not self._expand(answer):
                 self._drop(answer)
                 continue
-            longest = max(longest, answer.prompt_tokens)
+            longest = max(longest, answer.transcript.prompt_tokens)
             if newcomers and longest * (len(newcomers) + 1) > PREFILL_POSITIONS:
                 break
             self._drop(answer)
@@ -142,25 +170,16 @@ class Scheduler:
 
     def _expand(self, answer: Answer) -> bool:
         """Make the prompt. Returns: False when the request failed, which it has been told."""
-        answer.lap("queue")
-        request = answer.request
+        answer.transcript.lap("queue")
         try:
-            prompt = self._model.prompt_embeds(request.query, request.codes, request.texts)
-            positions, limit = len(prompt), self._model.context_tokens
-            if positions + request.max_new_tokens > limit:
-                raise PromptTooLongError(
-                    f"the prompt takes {positions} positions and max_new_tokens is "
-                    f"{request.max_new_tokens}, but the model's context holds {limit}: lower "
-                    "top_k or max_new_tokens, or shorten the query"
-                )
+            answer.prompt = make_prompt(
+                self._model, answer.transcript.request, self._model.context_tokens
+            )
         except EngineError as error:
             answer.fail(error)
             return False
-        except Exception:
-            self._fail([answer], "prompt_failed")
-            return False
-        answer.prompt, answer.prompt_tokens = prompt, positions
-        answer.lap("expand")
+        answer.transcript.prompt_tokens = len(answer.prompt)
+        answer.transcript.lap("expand")
         return True
 
     def _prefill(self, newcomers: Sequence[Answer]) -> None:
@@ -169,7 +188,7 @@ class Scheduler:
             assert answer.prompt is not None
             prompts.append(answer.prompt)
             answer.prompt = None
-            answer.lap("queue")
+            answer.transcript.lap("queue")
         try:
             logits = self._batch.join(prompts)
         except Exception:
@@ -177,9 +196,6 @@ class Scheduler:
             return
         self._running.extend(newcomers)
         self._deliver(newcomers, logits)
-        for answer in newcomers:
-            if not answer.finished:
-                answer.lap("prefill")
 
     def _decode(self) -> None:
         try:
@@ -196,7 +212,7 @@ class Scheduler:
         greedy = logits.argmax(-1).tolist()
         for row, answer in enumerate(answers):
             try:
-                sampled = answer.request.temperature > 0
+                sampled = answer.transcript.request.temperature > 0
                 token = answer.sample(logits[row]) if sampled else greedy[row]
                 answer.accept(token, self._model.stop_token_ids)
             except Exception:
@@ -206,4 +222,4 @@ class Scheduler:
         """For use in an exception handler; the exception goes to the log, not to the client."""
         log.exception(event, requests=len(answers))
         for answer in answers:
-            answer.fail(EngineError("the engine failed on this request; the server's log says why"))
+            answer.fail(EngineError(FAILED))

@@ -60,3 +60,20 @@ def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
     ]
     assert {row[8] for row in rows} == {"0"}  # errors
     assert "- RAG: " in table
+
+
+def test_the_engines_benchmark_says_how_many_answers_agree(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    table = run(
+        *["-m", "benchmarks.engines", "--engines", "transformers", "transformers"],
+        *["--concurrency", "1", "2", "--requests", "2", "--new-tokens", "3"],
+        PARAMEM_HOME=str(tmp_path),
+        PARAMEM_MODEL=str(tiny_model),
+        PARAMEM_SLOTS="4",
+        PARAMEM_Z_DIM="32",
+    )
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| transformers")]
+    kinds = ("ask", "recite", "again")
+    assert [(row[4], row[3]) for row in rows] == 2 * [(c, kind) for c in "12" for kind in kinds]
+    assert [row[9] for row in rows] == 12 * ["2 of 2 |"]

@@ -263,23 +263,26 @@ def test_a_prompt_that_cannot_be_made_fails_alone(model: TinyReadingModel) -> No
     with_engine(model, body)
 
 
-def test_an_engine_whose_thread_dies_says_so(
+def test_requests_of_an_engine_whose_thread_dies_are_told_and_the_model_is_kept(
     model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
         raise SystemExit
 
     async def body(engine: TransformersEngine) -> None:
-        monkeypatch.setattr("server.engine.scheduler.Scheduler._decode", die)
-        with pytest.raises(EngineNotReadyError):
-            await answer(engine, request(1))
-        assert not engine.ready
-        with pytest.raises(EngineNotReadyError):
-            await answer(engine, request(1))
-        with pytest.raises(EngineNotReadyError):
-            engine.info.model  # noqa: B018
+        with monkeypatch.context() as broken:
+            broken.setattr("server.engine.scheduler.Scheduler._decode", die)
+            requests = [request(number) for number in range(3)]  # one runs, two wait
+            fates = await asyncio.gather(
+                *(answer(engine, each) for each in requests), return_exceptions=True
+            )
+            assert [type(fate) for fate in fates] == [EngineNotReadyError] * 3
+            assert not engine.ready
+        while not engine.ready:
+            await asyncio.sleep(0.01)
+        assert (await answer(engine, request(1)))[0] == model.reference(request(1))[0]
 
-    with_engine(model, body)
+    with_engine(model, body, max_batch_size=1)
 
 
 def test_stopping_finishes_what_was_accepted_and_refuses_the_rest(model: TinyReadingModel) -> None:

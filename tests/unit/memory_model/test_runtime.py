@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from memory_model import runtime
 from memory_model.bundle import Bundle, save_bundle
 from memory_model.errors import BundleError
-from memory_model.runtime import open_bundle
+from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import ReaderKind, Settings
 
 
@@ -49,3 +51,42 @@ def test_an_untrained_bundle_has_no_reader_of_text(tiny_model: Path, tmp_path: P
     settings = Settings(home=tmp_path, model=str(tiny_model), reader=ReaderKind.TEXT)
     with pytest.raises(BundleError, match="trained bundle"):
         open_bundle(settings)
+
+
+def test_with_the_vllm_engine_every_process_leaves_the_weights_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` would be NF4 on CUDA, which cannot be exported; the worker must not choose it."""
+    asked: list[str] = []
+    monkeypatch.setattr(
+        runtime, "load_base", lambda *_, quantization, **__: asked.append(quantization)
+    )
+    for engine in ("vllm", "transformers"):
+        runtime.open_base(Settings(home=tmp_path, engine=engine), "any")
+    runtime.open_base(Settings(home=tmp_path, engine="vllm", quantization="nf4"), "any")
+    assert asked == ["none", "auto", "nf4"]
+
+
+def test_a_model_without_its_layers_still_selects_and_makes_prompts(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = ReadingModel(
+        open_bundle(Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32))
+    )
+    codes = [np.ones((4, 32), dtype=np.float32)]
+
+    def everything() -> list[np.ndarray]:
+        vectors = [model.embed_query("the cat", each) for each in model.selections]
+        prompt = model.prompt_embeds("the cat", codes, []).numpy()
+        return [
+            *vectors,
+            prompt,
+            np.asarray(model.bundle.compressor.compress([[5, 6, 7]]).detach()),
+        ]
+
+    before = everything()
+    parameters = sum(each.numel() for each in model.lm.parameters())
+    model.forget_layers()
+    assert sum(each.numel() for each in model.lm.parameters()) < parameters / 2
+    for was, now in zip(before, everything(), strict=True):
+        np.testing.assert_array_equal(was, now)
