@@ -143,6 +143,8 @@ class Settings(BaseSettings):
     """Passages per forward/backward step."""
     measure_fast: bool = True
     """Report the loss of fast memories. Off, a fast write runs the compressor and nothing else."""
+    worker_nice: int = Field(10, ge=0, le=19)
+    """Added to the worker's niceness: where both share cores, queries go before writes."""
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage; early stop usually ends sooner."""
     fit_learning_rate: float = Field(0.02, gt=0)

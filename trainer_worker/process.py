@@ -43,6 +43,7 @@ def run_worker(
     cannot be loaded. Call it from the main thread.
     """
     configure_logging(settings.log_level)
+    os.nice(settings.worker_nice)
     drain = Drain(settings.shutdown_grace_s)
     failures: list[BaseException] = []
     loaded = threading.Event()

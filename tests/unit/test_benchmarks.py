@@ -77,3 +77,14 @@ def test_the_engines_benchmark_says_how_many_answers_agree(
     kinds = ("ask", "recite", "again")
     assert [(row[4], row[3]) for row in rows] == 2 * [(c, kind) for c in "12" for kind in kinds]
     assert [row[9] for row in rows] == 12 * ["2 of 2 |"]
+
+
+def test_the_bulk_write_benchmark_asks_while_the_worker_writes() -> None:
+    sizes = ["--requests", "3", "--documents", "200", "--nice", "10"]
+    table = run(
+        "-m", "benchmarks.bulk_write", *sizes, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy"
+    )
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 10 |")]
+    assert [row[1] for row in rows] == ["idle", "writing"]
+    assert rows[1][4]  # documents a second, or that there were too few for this writer
+    assert "[" in rows[1][5]  # a ratio with its interval
