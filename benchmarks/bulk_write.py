@@ -36,7 +36,7 @@ BACKLOG = "backlog"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=24)
-    parser.add_argument("--documents", type=int, default=600, help="queued; more than can be written")
+    parser.add_argument("--documents", type=int, default=600, help="queued")
     parser.add_argument("--nice", type=int, nargs="+", default=[0, 10])
     parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
     arguments = parser.parse_args()

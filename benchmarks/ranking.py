@@ -1,4 +1,4 @@
-"""Ranking every passage of a corpus for every question, by BM25 and by the bundle's selector.
+"""Ranking every passage of a corpus for every question: BM25, a sentence encoder, the selector.
 
 Symbols: P = passages, Q = questions, k = passages ranked, d = key dimension.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from baselines.encoder import SentenceEncoder
 from benchmarks.offline import OfflineModel, batches
 from memory_store.records import CodeFormat
 from memory_store.shards.codec import decode_keys, encode_keys
@@ -29,6 +30,16 @@ def rank_bm25(texts: Sequence[str], asked: Sequence[str], k: int) -> Ranking:
     tokens = bm25s.tokenize(list(asked), show_progress=False)
     rows, _ = retriever.retrieve(tokens, k=k, show_progress=False)
     return np.asarray(rows, dtype=np.int64)
+
+
+def rank_by_encoder(
+    encoder: SentenceEncoder, texts: Sequence[str], asked: Sequence[str], k: int
+) -> Ranking:
+    """Exact search by the cosine of a sentence encoder's vectors, as the RAG endpoint does it."""
+    passages = encoder.passages(texts)  # (P, d)
+    return np.stack(
+        [np.argsort(-(encoder.queries([query]) @ passages.T)[0])[:k] for query in asked]
+    )
 
 
 def rank_fused(rankings: Sequence[Ranking], k: int) -> Ranking:

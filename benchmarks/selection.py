@@ -1,4 +1,4 @@
-"""How often the right document is selected, against BM25 on the same passages.
+"""How often the right document is selected, against BM25 and encoders on the same passages.
 
     python -m benchmarks.selection --data DIR --sets squad-dev nq-dev
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from baselines.encoder import SentenceEncoder
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.ranking import (
@@ -18,6 +19,7 @@ from benchmarks.ranking import (
     embed_keys,
     rank_bm25,
     rank_by_attention,
+    rank_by_encoder,
     rank_by_keys,
     rank_fused,
     stored_keys,
@@ -26,6 +28,7 @@ from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import Question, QuestionSet, load_set
 from clients.evaluation.retrieval import recall_at
 from memory_store.records import CodeFormat
+from paramem.settings import load_settings
 
 CUTS = (1, 5, 20)
 
@@ -38,18 +41,29 @@ def main() -> None:
     parser.add_argument(
         "--attention", action="store_true", help="re-rank too; compresses every passage"
     )
+    parser.add_argument(
+        "--encoder", help="a sentence encoder to compare with, e.g. all-minilm-l6-v2"
+    )
     arguments = parser.parse_args()
+    encoder = None
+    if arguments.encoder:
+        encoder = SentenceEncoder.load(arguments.encoder, load_settings().cache)
     model = OfflineModel(arguments.bundle, arguments.model)
     heads = " | ".join(f"R@{cut}" for cut in CUTS)
     say(f"| set | documents | passages | questions | selection | {heads} |\n" + "|---" * 8 + "|")
     for name in arguments.sets:
         found = load_set(arguments.data, name)
         questions = [q for q in found.sample(arguments.limit, arguments.seed) if q.doc_ids]
-        measure(model, found, questions, with_attention=arguments.attention)
+        measure(model, found, questions, encoder, with_attention=arguments.attention)
 
 
 def measure(
-    model: OfflineModel, found: QuestionSet, questions: Sequence[Question], *, with_attention: bool
+    model: OfflineModel,
+    found: QuestionSet,
+    questions: Sequence[Question],
+    encoder: SentenceEncoder | None,
+    *,
+    with_attention: bool,
 ) -> None:
     """Print the rows of one set."""
     passages = [
@@ -72,6 +86,8 @@ def measure(
     deep = min(CANDIDATES, len(passages))
     both = [rank_by_keys(model, keys, asked, deep), rank_bm25(texts, asked, deep)]
     rankings["hybrid"] = rank_fused(both, deepest)
+    if encoder is not None:
+        rankings[encoder.name] = rank_by_encoder(encoder, texts, asked, deepest)
     if with_attention:
         codes = model.compress([passage.token_ids for _, passage in passages])
         rankings["attention"] = rank_by_attention(model, keys, codes, asked, deepest)

@@ -101,10 +101,19 @@ def test_answers_are_measured_beside_text_and_nothing(run: Run) -> None:
     assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
 
 
-def test_selection_is_measured_beside_bm25(run: Run) -> None:
-    printed = run(selection, "--sets", "toy-dev", "--attention")
+def test_selection_is_measured_beside_bm25_and_an_encoder(run: Run) -> None:
+    encoder = "all-minilm-l6-v2"
+    printed = run(selection, "--sets", "toy-dev", "--attention", "--encoder", encoder)
     rows = [line for line in printed.splitlines() if "toy-dev" in line]
-    ways = ["BM25", "router", "router, int4 keys", "cosine", "hybrid", "attention"]
+    ways = [
+        "BM25",
+        "router",
+        "router, int4 keys",
+        "cosine",
+        "hybrid",
+        encoder,
+        "attention",
+    ]
     assert [row.split("|")[5].strip() for row in rows] == ways
     assert all("| 4 | 4 | 4 |" in row and row.rstrip(" |").endswith("1.000]") for row in rows)
 
