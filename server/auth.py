@@ -14,7 +14,7 @@ from server.key_file import KeyFile
 from server.keys import ANYONE, SCOPES, ApiKey
 from server.quotas import Quotas
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 ANY_SCOPE = frozenset(SCOPES)
 
 

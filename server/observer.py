@@ -12,7 +12,7 @@ from server.errors import as_api_error
 from server.services import Services
 
 CLIENT_CLOSED_REQUEST = 499  # nobody is there to see it; it keeps the 500s honest
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from paramem import __version__
 from server.readiness import check_readiness
 from server.schemas.results import EngineResult, HealthResult, ReadinessResult, VersionResult
-from server.services import ServicesDep
+from server.services import ServicesDep, ServingDep
 
 RETRY_AFTER_S = 2
 
@@ -17,6 +17,12 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> HealthResult:
+    return HealthResult(status="ok")
+
+
+@router.get("/health", summary="Can it answer?")
+async def health(_serving: ServingDep) -> HealthResult:
+    """What clients of OpenAI-compatible servers ask first: 200 once the model is loaded."""
     return HealthResult(status="ok")
 
 

@@ -51,6 +51,16 @@ def loading(make_client: MakeClient, settings: Settings) -> tuple[TestClient, Ga
     return make_client(generator=engine, ready=False), engine
 
 
+def test_health_is_good_once_questions_can_be_answered(
+    loading: tuple[TestClient, GatedEngine],
+) -> None:
+    client, engine = loading
+    assert error_of(client.get("/health"), 503)["code"] == "engine_not_ready"
+    assert client.get("/healthz").status_code == 200
+    engine.gate.set()
+    wait_for(lambda: client.get("/health").status_code == 200)
+
+
 def test_ready_means_engine_worker_and_disk(client: TestClient, store: MemoryStore) -> None:
     beat(store)
     checks = readiness(client, ready=True)
