@@ -36,9 +36,10 @@ from memory_model.compressor import Compressor
 from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
-from memory_model.quantiser import Quantiser
+from memory_model.quantiser import CODEWORDS, STAGES, Quantiser
 from memory_model.selector import Selector
 from memory_model.template import Template
+from memory_model.tensor_file import check_adapter, check_tensors
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
@@ -139,6 +140,12 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
     modules = build_heads(config, base, trunk=_trunk(directory, config, base, adapter))
     if adapter.is_dir():
         _merged(base.lm, adapter)
+    expected = {
+        f"{name}.{part}": tuple(tensor.shape)
+        for name, head in modules.items()
+        for part, tensor in cast(nn.Module, head).state_dict().items()
+    }
+    check_tensors(directory / HEADS, expected)
     heads = load_file(directory / HEADS)
     for name, head in modules.items():
         module = cast(nn.Module, head)
@@ -153,12 +160,14 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
 
 
 def load_quantiser(directory: Path, device: torch.device) -> Quantiser | None:
-    """The quantiser of a bundle, if it has one."""
+    """The quantiser of a bundle, if it has one. Raises: BundleError: of another shape."""
     file = directory / CODEBOOKS
     if not file.is_file():
         return None
+    z_dim = read_config(directory).z_dim
+    check_tensors(file, {"codebooks": (STAGES, CODEWORDS, z_dim)})
     codebooks = load_file(file)["codebooks"]  # (S, 256, d)
-    quantiser = Quantiser(z_dim=codebooks.shape[2], stages=codebooks.shape[0])
+    quantiser = Quantiser(z_dim=z_dim)
     quantiser.load_state_dict({"codebooks": codebooks})
     return quantiser.eval().requires_grad_(False).to(device)
 
@@ -274,6 +283,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     """The model with a LoRA merged into its own weights."""
     from peft import PeftModel
 
+    check_adapter(adapter, model)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
 
 
