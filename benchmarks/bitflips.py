@@ -160,6 +160,7 @@ def look(store: MemoryStore) -> View:
         if isinstance(document, Document):
             see(f"codes of {name}", partial(_codes, store, document))
         see(f"hits of {name}", partial(_hits, store, number))
+        see(f"hits of {name} by metadata", partial(_hits, store, number, {"number": number}))
     return {what: _plain(value) for what, value in seen.items()}
 
 
@@ -192,8 +193,10 @@ def _codes(store: MemoryStore, document: Document) -> list[Any]:
     return [code.tolist() for code in store.load_codes(document.memories)]
 
 
-def _hits(store: MemoryStore, number: int) -> list[tuple[int, float]]:
-    hits = store.select("default", _passage(number).key, 5)
+def _hits(
+    store: MemoryStore, number: int, filters: Mapping[str, Any] | None = None
+) -> list[tuple[int, float]]:
+    hits = store.select("default", _passage(number).key, 5, filters=filters)
     return [(hit.memory.memory_id, round(hit.score, 4)) for hit in hits]
 
 

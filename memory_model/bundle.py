@@ -38,11 +38,13 @@ from memory_model.quantiser import Quantiser
 from memory_model.selector import Selector
 from memory_model.slot_quantiser import SlotQuantiser
 from memory_model.template import Template
+from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes
 
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
 CODEBOOKS = "codebooks.safetensors"
 WEIGHTS = "mixture.weights"  # in CODEBOOKS, if the quantiser names words
+MOST_WORDS, MOST_STAGES = 16, 64
 WRITE_ADAPTER: Final = "write_adapter"
 READ_ADAPTER: Final = "read_adapter"
 TEXT_ADAPTER: Final = "text_adapter"
@@ -137,6 +139,12 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
     modules = build_heads(config, base, trunk=_trunk(directory, config, base, adapter))
     if adapter.is_dir():
         _merged(base.lm, adapter)
+    expected = {
+        f"{name}.{part}": tuple(tensor.shape)
+        for name, head in modules.items()
+        for part, tensor in cast(nn.Module, head).state_dict().items()
+    }
+    check_tensors(directory / HEADS, expected)
     heads = load_file(directory / HEADS)
     for name, head in modules.items():
         module = cast(nn.Module, head)
@@ -151,18 +159,21 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
 
 
 def load_quantiser(directory: Path, base: BaseModel) -> Quantiser | None:
-    """The quantiser of a bundle, if it has one."""
+    """The quantiser of a bundle, if it has one. Raises: BundleError: of another shape."""
     file = directory / CODEBOOKS
     if not file.is_file():
         return None
-    state = load_file(file)
-    stages, _, z_dim = state["codebooks"].shape
-    words = state[WEIGHTS].shape[1] if WEIGHTS in state else 0
+    shapes = tensor_shapes(file)
+    words, stages = (shapes.get(WEIGHTS) or (0,))[-1], (shapes.get("codebooks") or (0,))[0]
+    if words > MOST_WORDS or not 0 < stages <= MOST_STAGES:
+        raise BundleError(
+            f"{file} names {words} words and {stages} codewords a slot; at most {MOST_WORDS} and "
+            f"{MOST_STAGES} make sense"
+        )
+    z_dim = read_config(directory).z_dim
     quantiser = Quantiser(base, z_dim=z_dim, words=words, stages=stages)
-    try:
-        quantiser.load_state_dict(state)
-    except RuntimeError as error:
-        raise BundleError(f"{file} does not hold the expected quantiser: {error}") from error
+    check_tensors(file, {name: tuple(t.shape) for name, t in quantiser.state_dict().items()})
+    quantiser.load_state_dict(load_file(file))
     return quantiser.eval().requires_grad_(False).to(base.device)
 
 
@@ -279,6 +290,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     """The model with a LoRA merged into its own weights."""
     from peft import PeftModel
 
+    check_adapter(adapter, model)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
 
 

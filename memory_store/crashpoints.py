@@ -3,7 +3,7 @@
 ``MEMSTORE_CRASH_AT=<name>`` sends SIGKILL to this process when it reaches that point: nothing is
 flushed, no handler runs. The letters are the steps of the protocol: a submit, b lease, c codes
 made but not stored, d shard, e commit, f index file, g compaction, h snapshot and restore,
-i delete, j repair.
+i delete, j repair, k migration.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ CRASH_POINTS = (
     "i-before-commit",
     "i-after-commit",
     "j-after-tombstone",
+    "k-before-migrated",
     "h-catalogue-copied",
     "h-file-kept",
     "h-before-manifest",

@@ -125,6 +125,8 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(1024, ge=1)
     max_queue: int = Field(10_000, ge=1)
     """Queued + running jobs above which writes get 429."""
+    body_timeout_s: float = Field(300.0, gt=0)
+    """Seconds that a request's body is waited for in all; then 408."""
     max_concurrent_requests: int = Field(256, ge=1)
     """Queries in flight above which further ones get 429."""
     max_batch_size: int = Field(32, ge=1)

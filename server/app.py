@@ -13,6 +13,7 @@ from memory_store.store import MemoryStore
 from paramem import __version__
 from paramem.settings import Settings
 from server.auth import ApiKeyMiddleware
+from server.body_deadline import BodyDeadlineMiddleware
 from server.collector import HouseCollector
 from server.description import DescribedApp
 from server.engine.factory import build_generator
@@ -37,7 +38,7 @@ def create_app(
     """
     keys = KeyFile(settings.api_key_file) if settings.api_key_file else None
     services = Services(settings, generator or build_generator(settings), store)
-    services.metrics.registry.register(HouseCollector(services))
+    services.metrics.registry.register(HouseCollector(services, name_collections=keys is None))
     middleware = [
         Middleware(
             CorrelationIdMiddleware,
@@ -47,6 +48,7 @@ def create_app(
     ]
     if keys is not None:
         middleware.append(Middleware(ApiKeyMiddleware, keys=keys, quotas=services.quotas))
+    middleware.append(Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout_s))
     app = DescribedApp(
         title="paramem",
         version=__version__,

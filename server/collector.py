@@ -22,13 +22,15 @@ FITS = {
     "fit_token_accuracy": "Share of tokens the LLM predicts from the memory",
 }
 LONGEST_AGE_S = 3600.0  # workers silent for longer are history
+ALL = "*"  # no collection can have this name
 
 
 class HouseCollector(Collector):
     """Gauges read from the store and the engine when they are scraped."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, name_collections: bool) -> None:
         self._services = services
+        self._name_collections = name_collections
 
     def describe(self) -> list[Metric]:
         return []  # registering must not read a store that is not open yet
@@ -77,14 +79,8 @@ class HouseCollector(Collector):
         memories = GaugeMetricFamily(
             "paramem_memories", "Passage memories by collection.", labels=["collection"]
         )
-        cursor: str | None = None
-        while True:
-            page = store.collections(cursor=cursor)
-            for collection in page.items:
-                memories.add_metric([collection.name], collection.memories)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        for name, count in self._memories(stats):
+            memories.add_metric([name], count)
         yield memories
         num_bytes = GaugeMetricFamily(
             "paramem_store_bytes", "Bytes on disk by what they hold.", labels=["kind"]
@@ -104,6 +100,20 @@ class HouseCollector(Collector):
             "Of the last snapshot taken, wherever; +Inf without one.",
             stats.last_snapshot_age_s,
         )
+
+    def _memories(self, stats: StoreStats) -> Iterator[tuple[str, int]]:
+        """Of every collection; where keys keep tenants apart, of all together: anyone may scrape,
+        so that Prometheus needs no key."""
+        if not self._name_collections:
+            yield ALL, stats.memories
+            return
+        cursor: str | None = None
+        while True:
+            page = self._services.store.collections(cursor=cursor)
+            yield from ((one.name, one.memories) for one in page.items)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def _engine(self) -> Iterator[Metric]:
         running, waiting = self._services.engine.load()

@@ -2,7 +2,7 @@
 
 Counters and histograms are fed by the routes; everything the store knows is read at scrape time.
 Ids of documents and tenants never become labels; the one label with names of users' making is
-``paramem_memories{collection}``.
+``paramem_memories{collection}``, and only where there are no keys.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ SHOWN_VIOLATIONS = 20
 
 
 def soak(
-    kills: Annotated[int, typer.Option("--kills", min=0, help="Stop after so many.")] = 100,
+    kills: Annotated[
+        int, typer.Option("--kills", min=0, help="Stop after so many; 0 watches memory instead.")
+    ] = 100,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="Stop after this time at the latest.")
     ] = 3600.0,

@@ -146,6 +146,10 @@ class Processes:
             self.start(kind)
         self.await_ready()
 
+    def rss_bytes(self, kind: str) -> int:
+        """Of the server or worker that runs now."""
+        return rss_bytes(self._running[kind].process.pid)
+
     def run_command(self, *arguments: str) -> tuple[int, str]:
         """``paramem ARGUMENTS --home HOME`` in a process of its own: exit code and stdout."""
         out = self.home / "soak-command.out"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clients.soak.ledger import Ledger
+from clients.soak.memory_use import KINDS, SETTLING_S, Sample, drift
 from clients.soak.processes import SERVER, WORKER, Lifetime, Processes
 
 MIB = 1 << 20
@@ -43,9 +44,18 @@ class Report:
     broken: dict[str, int]  # promise -> how often it was broken
     processes: dict[str, ProcessFigures]
     violations: Sequence[str]
+    memory_use: Sequence[Sample]  # of a run without kills
 
     @classmethod
-    def of(cls, processes: Processes, ledger: Ledger, *, seconds: float, seed: int) -> Report:
+    def of(
+        cls,
+        processes: Processes,
+        ledger: Ledger,
+        samples: Sequence[Sample],
+        *,
+        seconds: float,
+        seed: int,
+    ) -> Report:
         counts = ledger.counts
         return cls(
             seed=seed,
@@ -62,6 +72,7 @@ class Report:
                 if kind in (SERVER, WORKER)
             },
             violations=ledger.violations,
+            memory_use=samples,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -80,6 +91,14 @@ class Report:
             ("unexpected answers", f"{self.broken['answer']}"),
             ("found by doctor", f"{self.broken['doctor']}"),
         ]
+        for kind in KINDS:
+            settled = drift(self.memory_use, kind)
+            if settled is not None:
+                what = (
+                    f"{settled.settled_bytes / MIB:.1f} after {SETTLING_S / 60:.0f} min, "
+                    f"{settled.final_bytes / MIB:.1f} at the end: {settled.fraction:+.1%}"
+                )
+                rows.append((f"{kind}: RSS MiB without kills", what))
         for kind, one in sorted(self.processes.items()):
             rows += [
                 (f"{kind}: seconds to ready", f"p50 {one.ready_p50_s}, p95 {one.ready_p95_s}"),

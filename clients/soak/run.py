@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clients.soak.audit import audit
 from clients.soak.ledger import Ledger
+from clients.soak.memory_use import Sample, watch
 from clients.soak.processes import COMPACTOR, Processes, pick_victims
 from clients.soak.report import Report
 from clients.soak.traffic import traffic
@@ -24,7 +25,7 @@ def soak(
     """Kill processes at random moments under traffic, then audit what is left.
 
     Args:
-        kills: stop after so many.
+        kills: stop after so many; 0 = kill nothing, and watch the memory of both instead.
         seconds: stop after this time, whatever ``kills`` says.
         progress: told what is being done, and the kills so far.
 
@@ -37,7 +38,11 @@ def soak(
     with Processes(home) as processes:
         progress("starting", 0)
         processes.await_ready()
+        samples: list[Sample] = []
         with traffic(processes.url, ledger, seed):
+            if not kills:
+                progress("watching", 0)
+                samples = watch(processes, seconds)
             while (done := processes.kills.total()) < kills:
                 if time.monotonic() - started > seconds:
                     break
@@ -46,7 +51,8 @@ def soak(
             processes.await_ready()
         progress("auditing", processes.kills.total())
         audit(processes, ledger)
-    return Report.of(processes, ledger, seconds=time.monotonic() - started, seed=seed)
+    seconds = time.monotonic() - started
+    return Report.of(processes, ledger, samples, seconds=seconds, seed=seed)
 
 
 def _kill_once(processes: Processes, random_: random.Random) -> None:

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from memory_store.audit import recovery
+from memory_store.audit.field_audit import audit_fields
 from memory_store.audit.finding import Finding
+from memory_store.audit.page_audit import audit_pages
+from memory_store.audit.row_audit import audit_rows, audit_texts
 from memory_store.audit.shard_audit import audit_shards
 from memory_store.catalogue import collections, memories
 from memory_store.catalogue.collections import CollectionRow
@@ -27,11 +30,14 @@ TEXT_LOST = ("text_lost", "the text of this document is gone; write it again")
 
 def check(storage: Storage, indexes: Mapping[int, LiveIndex], *, repair: bool) -> list[Problem]:
     """See :meth:`memory_store.store.MemoryStore.check`."""
-    broken = _audit_catalogue(storage)
-    if broken:
-        return [finding.settle(repair=False) for finding in broken]
-    problems = []
+    problems: list[Problem] = []
+    for audit in (audit_pages, audit_rows):
+        problems += [finding.settle(repair=repair) for finding in audit(storage)]
+        if not all(problem.repaired for problem in problems):
+            return problems  # what follows would take damaged rows for the truth
     for audit in (
+        audit_texts,
+        audit_fields,
         audit_shards,
         _audit_memories,
         _audit_jobs,
@@ -41,21 +47,6 @@ def check(storage: Storage, indexes: Mapping[int, LiveIndex], *, repair: bool) -
     ):
         problems += [finding.settle(repair=repair) for finding in audit(storage)]
     return problems
-
-
-def _audit_catalogue(storage: Storage) -> list[Finding]:
-    repair = "restore a snapshot"
-    try:
-        with storage.catalogue.read() as connection:
-            found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            dangling = connection.execute("PRAGMA foreign_key_check").fetchall()
-    except CorruptionError as error:
-        return [Finding(Problem("catalogue_damaged", error.message, repair))]
-    problems = [] if found == ["ok"] else found
-    problems += [
-        f"row {row[1]} of {row[0]} refers to a missing row of {row[2]}" for row in dangling
-    ]
-    return [Finding(Problem("catalogue_damaged", problem, repair)) for problem in problems]
 
 
 def _audit_memories(storage: Storage) -> list[Finding]:

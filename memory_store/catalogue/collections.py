@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memory_store.catalogue import row_sums
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Connection, json_list, named
 from memory_store.errors import ConflictError, NotFoundError
@@ -15,6 +16,8 @@ COLUMNS = (
     "name, fingerprint, slots, z_dim, code_format, created_at, num_documents, num_memories,"
     " collection_id, change_seq, purged_seq"
 )
+# every row is tested before it is left out as deleted: the table is small
+LIVE = f"CASE WHEN {row_sums.sound('collections', 'collections')} THEN deleted_at IS NULL END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,18 @@ class CollectionRow:
 
 def find(connection: Connection, name: str) -> CollectionRow:
     """Raises: NotFoundError."""
-    row = connection.execute(
-        f"SELECT {COLUMNS} FROM collections WHERE name = ? AND deleted_at IS NULL", (name,)
-    ).fetchone()
+    row = (
+        connection.execute(
+            f"SELECT {COLUMNS} FROM collections WHERE name IS ? AND deleted_at IS NULL"
+            f" AND {row_sums.sound('collections', 'collections')}",
+            (name,),
+        ).fetchone()
+        or connection.execute(
+            # not found: neither the index nor a damaged row may hide it
+            f"SELECT {COLUMNS} FROM collections NOT INDEXED WHERE {LIVE} AND name IS ?",
+            (name,),
+        ).fetchone()
+    )
     if row is None:
         raise NotFoundError(
             f"there is no collection {name!r}; create it with PUT /collections/{name}",
@@ -43,7 +55,7 @@ def find(connection: Connection, name: str) -> CollectionRow:
 def by_id(connection: Connection, collection_id: int) -> CollectionRow | None:
     """None if it is deleted."""
     row = connection.execute(
-        f"SELECT {COLUMNS} FROM collections WHERE collection_id = ? AND deleted_at IS NULL",
+        f"SELECT {COLUMNS} FROM collections WHERE collection_id IS ? AND {LIVE}",
         (collection_id,),
     ).fetchone()
     return _from_row(row) if row else None
@@ -51,7 +63,7 @@ def by_id(connection: Connection, collection_id: int) -> CollectionRow | None:
 
 def live(connection: Connection) -> list[CollectionRow]:
     """Every collection that is not deleted."""
-    rows = connection.execute(f"SELECT {COLUMNS} FROM collections WHERE deleted_at IS NULL")
+    rows = connection.execute(f"SELECT {COLUMNS} FROM collections WHERE {LIVE}")
     return [_from_row(row) for row in rows]
 
 
@@ -62,7 +74,7 @@ def page(
     after = decode_cursor(cursor, 1)[0] if cursor else ""
     limit = clamp_limit(limit)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM collections WHERE deleted_at IS NULL AND name > ?1"
+        f"SELECT {COLUMNS} FROM collections NOT INDEXED WHERE {LIVE} AND name > ?1"
         " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2)))"
         " ORDER BY name LIMIT ?3",
         (after, json_list(among), limit + 1),

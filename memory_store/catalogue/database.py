@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from memory_store.catalogue import row_sums
 from memory_store.catalogue.migrate import migrate, shipped_migrations
 from memory_store.catalogue.write_ahead_log import check_log
 from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
@@ -25,6 +26,8 @@ BUSY_TIMEOUT_S = 30.0
 # SQLITE_ERROR: the statements are ours, so it is the schema that is not
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 NOT_TEXT = "Could not decode to UTF-8"  # what Python says, without a code
+NOT_SOUND = "user-defined function raised exception"  # row_sums.sound, or text that is none
+ROW_DAMAGED = "the catalogue is damaged: {}; run paramem doctor --repair, which names it"
 FAILED = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
@@ -66,10 +69,14 @@ class Catalogue:
         self._local = threading.local()
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
+        self._migrated = False
         check_log(path.with_name(f"{path.name}-wal"))
         try:
             with self._translated():
                 migrate(self.connection(), shipped_migrations())
+                # only now: an old catalogue lacks the columns that the triggers are about
+                row_sums.guard(self.connection())
+                self._migrated = True
         except BaseException:
             self.close()
             raise
@@ -167,6 +174,9 @@ class Catalogue:
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA foreign_keys = ON")
+                row_sums.install(connection)
+                if self._migrated:
+                    row_sums.guard(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -192,11 +202,17 @@ class Catalogue:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.IntegrityError:
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+                raise CorruptionError(ROW_DAMAGED.format(error)) from error
             raise
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise self._damaged(error) from error
         except sqlite3.Error as error:
+            if str(error) == NOT_SOUND:
+                raise CorruptionError(
+                    ROW_DAMAGED.format("a row does not match its checksum")
+                ) from error
             # of an extended code, the low byte is the kind
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:

@@ -15,7 +15,7 @@ from typing import Any
 
 import zstandard
 
-from memory_store.catalogue import collections, filters, memories
+from memory_store.catalogue import collections, filters, memories, row_sums
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Connection, json_list
 from memory_store.errors import CorruptionError, NotFoundError
@@ -24,12 +24,13 @@ from memory_store.records import Document, DocumentSource, Job, Page, WriteReque
 ZSTD_LEVEL = 3
 # a job in one of these states still needs the text, or may be retried and then needs it
 NEEDS_TEXT = "('queued', 'running', 'failed', 'dead')"
+SOUND = row_sums.sound("documents", "d")
 CURRENT = (
     "SELECT d.document_key, c.name, d.document_id, d.version, d.title, d.metadata, d.num_chars,"
-    " d.created_at, d.keep_text AND EXISTS"
-    " (SELECT 1 FROM texts t WHERE t.document_key = d.document_key)"
+    " d.created_at, d.keep_text"
     " FROM documents d JOIN collections c USING (collection_id)"
-    " WHERE d.is_current = 1 AND c.deleted_at IS NULL"
+    f" WHERE CASE WHEN {SOUND} THEN d.is_current = 1 END"
+    f" AND c.deleted_at IS NULL AND {row_sums.sound('collections', 'c')}"
 )
 
 
@@ -48,11 +49,13 @@ def compress(text: str) -> bytes:
     return compressor.compress(text.encode("utf-8"))
 
 
-def decompress(body: bytes) -> str:
+def decompress(body: bytes, body_sum: int) -> str:
     """Raises: CorruptionError: the bytes are not those that were written."""
     try:
+        if row_sums.body_sum(body) != body_sum:
+            raise ValueError("it does not match its checksum")
         return zstandard.ZstdDecompressor().decompress(body).decode("utf-8")
-    except (zstandard.ZstdError, UnicodeDecodeError, MemoryError, TypeError) as error:
+    except (zstandard.ZstdError, ValueError, MemoryError, TypeError) as error:
         raise CorruptionError(
             f"the text of a document is damaged ({error}); write the document again"
         ) from error
@@ -75,7 +78,7 @@ def insert_version(
     retire(connection, collection_id, [document_id])
     key = connection.execute(
         "INSERT INTO documents (collection_id, document_id, version, title, metadata, keep_text,"
-        " num_chars, is_current, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        " num_chars, is_current, created_at, text_sum) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
         (
             collection_id,
             document_id,
@@ -85,18 +88,27 @@ def insert_version(
             request.keep_text,
             len(request.text),
             now,
+            row_sums.body_sum(body),
         ),
     ).lastrowid
-    connection.executemany(
-        "INSERT INTO fields (collection_id, key, kind, value, document_key) VALUES (?, ?, ?, ?, ?)",
-        [
-            (collection_id, name, kind, value, key)
-            for name, kind, value in filters.searchable_fields(request.metadata)
-        ],
-    )
+    assert key is not None
+    insert_fields(connection, collection_id, key, request.metadata)
     connection.execute("INSERT INTO texts (document_key, body) VALUES (?, ?)", (key, body))
     collections.count(connection, collection_id, documents=1)
     return int(last) + 1
+
+
+def insert_fields(
+    connection: Connection, collection_id: int, document_key: int, metadata: Mapping[str, Any]
+) -> None:
+    """Make a version findable by its metadata."""
+    connection.executemany(
+        "INSERT INTO fields (collection_id, key, kind, value, document_key) VALUES (?, ?, ?, ?, ?)",
+        [
+            (collection_id, name, kind, value, document_key)
+            for name, kind, value in filters.searchable_fields(metadata)
+        ],
+    )
 
 
 def retire(connection: Connection, collection_id: int, document_ids: Sequence[str]) -> int:
@@ -114,8 +126,8 @@ def version(
     connection: Connection, collection_id: int, document_id: str, number: int
 ) -> Version | None:
     row = connection.execute(
-        "SELECT document_key, version, title, keep_text, is_current FROM documents"
-        " WHERE collection_id = ? AND document_id = ? AND version = ?",
+        "SELECT document_key, version, title, keep_text, is_current FROM documents d"
+        f" WHERE collection_id IS ? AND document_id IS ? AND version IS ? AND {SOUND}",
         (collection_id, document_id, number),
     ).fetchone()
     return Version(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
@@ -129,8 +141,8 @@ def drop_texts(connection: Connection, collection_id: int, document_ids: Sequenc
     """
     connection.execute(
         "DELETE FROM texts WHERE document_key IN (SELECT d.document_key FROM documents d"
-        " WHERE d.collection_id = ? AND d.document_id IN (SELECT value FROM json_each(?))"
-        " AND NOT CASE WHEN d.is_current THEN d.keep_text OR EXISTS"
+        " WHERE d.collection_id IS ? AND d.document_id IN (SELECT value FROM json_each(?))"
+        f" AND {SOUND} AND NOT CASE WHEN d.is_current THEN d.keep_text OR EXISTS"
         "  (SELECT 1 FROM jobs j WHERE j.collection_id = d.collection_id"
         "   AND j.document_id = d.document_id AND j.version = d.version"
         f"  AND j.status IN {NEEDS_TEXT})"
@@ -157,16 +169,7 @@ def matching(connection: Connection, collection_id: int, wanted: Mapping[str, An
 
 def get(connection: Connection, collection: str, document_id: str) -> Document:
     """Raises: NotFoundError."""
-    rows = connection.execute(
-        f"{CURRENT} AND c.name = ? AND d.document_id = ?", (collection, document_id)
-    ).fetchall()
-    if not rows:
-        collections.find(connection, collection)
-        raise NotFoundError(
-            f"there is no document {document_id!r} in collection {collection!r}",
-            param="document_id",
-        )
-    return _with_memories(connection, rows)[0]
+    return _with_memories(connection, [_row_of(connection, collection, document_id)])[0]
 
 
 def page(
@@ -186,7 +189,7 @@ def page(
     after = decode_cursor(cursor, 2) if cursor else ["", ""]
     limit = clamp_limit(limit)
     rows = connection.execute(
-        f"{CURRENT} AND (c.name, d.document_id) > (?1, ?2) AND (?3 IS NULL OR c.name = ?3)"
+        f"{CURRENT} AND (c.name, d.document_id) > (?1, ?2) AND (?3 IS NULL OR c.name IS ?3)"
         " AND (?4 IS NULL OR c.name IN (SELECT value FROM json_each(?4)))"
         " ORDER BY c.name, d.document_id LIMIT ?5",
         (*after, collection, json_list(among), limit + 1),
@@ -197,9 +200,11 @@ def page(
 
 def text(connection: Connection, document_key: int) -> str | None:
     row = connection.execute(
-        "SELECT body FROM texts WHERE document_key = ?", (document_key,)
+        "SELECT t.body, d.text_sum FROM texts t JOIN documents d USING (document_key)"
+        f" WHERE d.document_key IS ? AND {SOUND}",
+        (document_key,),
     ).fetchone()
-    return decompress(row[0]) if row else None
+    return decompress(*row) if row else None
 
 
 def source(connection: Connection, job: Job) -> DocumentSource:
@@ -218,24 +223,25 @@ def source(connection: Connection, job: Job) -> DocumentSource:
 
 def kept_text(connection: Connection, collection: str, document_id: str) -> str | None:
     """Of the current version, if the client wants it kept. Raises: NotFoundError."""
-    get(connection, collection, document_id)
-    row = connection.execute(
-        "SELECT t.body FROM texts t JOIN documents d USING (document_key)"
-        " JOIN collections c USING (collection_id) WHERE c.name = ? AND c.deleted_at IS NULL"
-        " AND d.document_id = ? AND d.is_current = 1 AND d.keep_text = 1",
-        (collection, document_id),
-    ).fetchone()
-    return decompress(row[0]) if row else None
+    (key, *_, keep_text) = _row_of(connection, collection, document_id)
+    if not keep_text:
+        return None
+    kept = text(connection, key)
+    if kept is None:
+        raise CorruptionError(
+            f"the text of document {document_id!r} is gone; write the document again"
+        )
+    return kept
 
 
 def text_of_memory(connection: Connection, memory_id: int) -> str | None:
     """The whole text of the version a memory was made from, if the client wants it kept."""
     row = connection.execute(
-        "SELECT t.body FROM memories m JOIN documents d USING (document_key)"
-        " JOIN texts t USING (document_key) WHERE m.memory_id = ? AND d.keep_text = 1",
+        "SELECT d.document_key, d.keep_text FROM memories m JOIN documents d USING (document_key)"
+        f" WHERE m.memory_id IS ? AND {row_sums.sound('memories', 'm')} AND {SOUND}",
         (memory_id,),
     ).fetchone()
-    return decompress(row[0]) if row else None
+    return text(connection, row[0]) if row and row[1] else None
 
 
 def passages_added_since(
@@ -244,8 +250,9 @@ def passages_added_since(
     """(memory_id, passage) of live memories added after ``seq`` whose text is kept; from 0, all."""
     rows = connection.execute(
         "SELECT m.memory_id, m.document_key, m.text_start, m.text_end FROM memories m"
-        " JOIN documents d USING (document_key) WHERE m.collection_id = ? AND m.added_seq > ?"
-        " AND m.removed_seq IS NULL AND d.keep_text = 1 ORDER BY m.document_key",
+        " JOIN documents d USING (document_key) WHERE m.collection_id IS ? AND m.added_seq > ?"
+        f" AND {memories.LIVE} AND CASE WHEN {SOUND} THEN d.keep_text = 1 END"
+        " ORDER BY m.document_key",
         (collection_id, seq),
     )
     passages = []
@@ -253,6 +260,20 @@ def passages_added_since(
         whole = text(connection, document_key) or ""
         passages += [(memory_id, whole[start:end]) for memory_id, _, start, end in group]
     return passages
+
+
+def _row_of(connection: Connection, collection: str, document_id: str) -> tuple[Any, ...]:
+    """Of :data:`CURRENT`. Raises: NotFoundError."""
+    row: tuple[Any, ...] | None = connection.execute(
+        f"{CURRENT} AND c.name IS ? AND d.document_id IS ?", (collection, document_id)
+    ).fetchone()
+    if row is None:
+        collections.find(connection, collection)
+        raise NotFoundError(
+            f"there is no document {document_id!r} in collection {collection!r}",
+            param="document_id",
+        )
+    return row
 
 
 def _with_memories(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Document]:
@@ -264,7 +285,7 @@ def _with_memories(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> l
             version=number,
             title=title,
             metadata=json.loads(metadata),
-            has_text=bool(has_text),
+            has_text=bool(keep_text),
             num_chars=num_chars,
             created_at=created_at,
             memories=by_key.get(key, ()),
@@ -278,6 +299,6 @@ def _with_memories(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> l
             metadata,
             num_chars,
             created_at,
-            has_text,
+            keep_text,
         ) in rows
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import uuid_utils
 
-from memory_store.catalogue import collections, documents, memories
+from memory_store.catalogue import collections, documents, memories, row_sums
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.catalogue.database import Connection
 from memory_store.crashpoints import reach
@@ -63,7 +63,8 @@ def submit(
         documents.drop_texts(connection, collection_id, [document_id])
         if idempotency_key is not None:
             connection.execute(
-                "INSERT INTO idempotency_keys VALUES (?, ?, ?, ?)",
+                "INSERT INTO idempotency_keys (key, request_hash, job_id, created_at)"
+                " VALUES (?, ?, ?, ?)",
                 (idempotency_key, request_hash, job_id, now),
             )
         job = sqlite_jobs.find(connection, job_id)
@@ -147,7 +148,9 @@ def hash_request(request: WriteRequest) -> str:
 
 def _seen(connection: Connection, key: str, request_hash: str) -> Submission | None:
     row = connection.execute(
-        "SELECT request_hash, job_id FROM idempotency_keys WHERE key = ?", (key,)
+        "SELECT request_hash, job_id FROM idempotency_keys k WHERE key IS ?"
+        f" AND {row_sums.sound('idempotency_keys', 'k')}",
+        (key,),
     ).fetchone()
     if row is None:
         return None

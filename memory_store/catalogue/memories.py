@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memory_store.catalogue import collections, filters
+from memory_store.catalogue import collections, filters, row_sums
 from memory_store.catalogue.database import Connection, named
+from memory_store.errors import CorruptionError
 from memory_store.records import Hit, Memory, PassageMemory, Tier
 from memory_store.shards.shard import SealedShard
 
@@ -26,16 +27,26 @@ JOINED = (
     "FROM memories m JOIN documents d USING (document_key)"
     " JOIN collections c ON c.collection_id = m.collection_id JOIN shards s USING (shard_id)"
 )
+POINTER = (
+    "m.memory_id, coalesce(s.name, ''), m.shard_row, m.checksum,"
+    f" {row_sums.is_sound('memories', 'm')} AND coalesce({row_sums.is_sound('shards', 's')}, 0)"
+    " FROM memories m LEFT JOIN shards s USING (shard_id)"
+)
+SOUND = " AND ".join(
+    row_sums.sound(table, table[0]) for table in ("memories", "documents", "collections", "shards")
+)
+LIVE = f"CASE WHEN {row_sums.sound('memories', 'm')} THEN m.removed_seq IS NULL END"
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Where the bytes of a memory are."""
+    """Where the bytes of a memory are; not ``is_sound``: where a damaged row says they are."""
 
     memory_id: int
     shard: str
     row: int
     checksum: str
+    is_sound: bool
 
 
 def insert_shard(connection: Connection, collection_id: int, shard: SealedShard, now: float) -> int:
@@ -122,7 +133,7 @@ def tombstone_ids(
 def hits(connection: Connection, scores: Mapping[int, float]) -> list[Hit]:
     """The live ones of these memories, best first, in one query."""
     rows = connection.execute(
-        f"SELECT {MEMORY}, d.title, d.metadata {JOINED} WHERE m.removed_seq IS NULL"
+        f"SELECT {MEMORY}, d.title, d.metadata {JOINED} WHERE {LIVE} AND {SOUND}"
         " AND m.memory_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(scores)),),
     )
@@ -136,7 +147,7 @@ def of_documents(connection: Connection, document_keys: Sequence[int]) -> dict[i
         f"SELECT wanted.document_key, {MEMORY} {JOINED}"
         " JOIN documents wanted ON wanted.collection_id = d.collection_id"
         "  AND wanted.document_id = d.document_id"
-        " WHERE m.removed_seq IS NULL"
+        f" WHERE {LIVE} AND {SOUND}"
         " AND wanted.document_key IN (SELECT value FROM json_each(?)) ORDER BY m.passage",
         (json.dumps(document_keys),),
     )
@@ -149,12 +160,12 @@ def of_documents(connection: Connection, document_keys: Sequence[int]) -> dict[i
 def relocated(connection: Connection, memory: Memory) -> Memory | None:
     """Where a memory is now; if it was replaced meanwhile, its successor; None if it is gone."""
     row = connection.execute(
-        f"SELECT {MEMORY} {JOINED} WHERE m.memory_id = ?", (memory.memory_id,)
+        f"SELECT {MEMORY} {JOINED} WHERE {SOUND} AND m.memory_id IS ?", (memory.memory_id,)
     ).fetchone()
     if row is None:
         row = connection.execute(
-            f"SELECT {MEMORY} {JOINED} WHERE m.removed_seq IS NULL AND c.deleted_at IS NULL"
-            " AND c.name = ? AND d.document_id = ? AND m.passage = ?",
+            f"SELECT {MEMORY} {JOINED} WHERE {LIVE} AND {SOUND} AND c.deleted_at IS NULL"
+            " AND c.name IS ? AND d.document_id IS ? AND m.passage IS ?",
             (memory.collection, memory.document_id, memory.passage),
         ).fetchone()
     return _from_row(row) if row else None
@@ -189,12 +200,17 @@ def documents_of(connection: Connection, memory_ids: Sequence[int]) -> dict[str,
 def added_since(connection: Connection, collection_id: int, seq: int) -> list[Pointer]:
     """Live memories that an index at ``seq`` does not hold; from 0, all of them."""
     rows = connection.execute(
-        "SELECT m.memory_id, s.name, m.shard_row, m.checksum FROM memories m"
-        " JOIN shards s USING (shard_id) WHERE m.collection_id = ? AND m.added_seq > ?"
-        " AND m.removed_seq IS NULL ORDER BY m.shard_id, m.shard_row",
+        f"SELECT {POINTER} WHERE m.collection_id IS ? AND m.added_seq > ?"
+        f" AND (m.removed_seq IS NULL OR NOT {row_sums.is_sound('memories', 'm')})"
+        " ORDER BY m.shard_id, m.shard_row",
         (collection_id, seq),
     )
-    return [Pointer(*row) for row in rows]
+    found = [Pointer(*row) for row in rows]
+    if len({pointer.memory_id for pointer in found}) < len(found):
+        raise CorruptionError(
+            "an index of the catalogue names a memory twice; run paramem doctor --repair"
+        )
+    return found
 
 
 def removed_since(connection: Connection, collection_id: int, seq: int) -> list[int]:

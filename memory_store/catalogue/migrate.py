@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from memory_store.catalogue import row_sums
+from memory_store.crashpoints import reach
 from memory_store.errors import CorruptionError, IncompatibleFormatError
 
 RECORD = """
@@ -50,6 +52,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
         IncompatibleFormatError: a newer paramem wrote this catalogue.
         CorruptionError: an applied migration is not the one shipped.
     """
+    row_sums.install(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(RECORD)
@@ -63,6 +66,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
                     "INSERT INTO migrations VALUES (?, ?, ?, ?)",
                     (migration.number, migration.name, migration.sha256, time.time()),
                 )
+        reach("k-before-migrated")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -213,17 +213,32 @@ class LiveIndex:
                 held = set(self._index.ids().tolist())
                 added = [pointer for pointer in added if pointer.memory_id not in held]
             if self._add(added, may_retry=attempt + 1 < SYNC_ATTEMPTS):
+                self._refuse_other_than(row.collection.memories)
                 self._seq = row.change_seq
                 return
+
+    def _refuse_other_than(self, live: int) -> None:
+        """Rows are summed, what leads to them is not: a damaged index hides or doubles some."""
+        held = len(self._index) + len(self._left_out)
+        if held != live:
+            self._clear()
+            self._seq = -1  # nothing of this is to be searched, or built upon
+            raise CorruptionError(
+                f"collection {self._collection.name!r} counts {live} memories, {held} were found; "
+                "run paramem doctor --repair"
+            )
 
     def _add(self, pointers: Sequence[Pointer], *, may_retry: bool) -> bool:
         """Read and add keys, shard by shard. False: a shard was compacted away, look again."""
         by_shard: dict[str, list[Pointer]] = {}
+        left_out: set[int] = set()
         for pointer in pointers:
-            by_shard.setdefault(pointer.shard, []).append(pointer)
+            if pointer.is_sound:
+                by_shard.setdefault(pointer.shard, []).append(pointer)
+            else:
+                left_out.add(pointer.memory_id)
         ids: list[int] = []
         encoded: list[Tensor] = []
-        left_out: set[int] = set()
         for name, wanted in by_shard.items():
             try:
                 keys = self._shards.reader(name).keys()

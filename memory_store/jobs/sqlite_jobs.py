@@ -13,7 +13,7 @@ from typing import Any
 
 import uuid_utils
 
-from memory_store.catalogue import measures
+from memory_store.catalogue import measures, row_sums
 from memory_store.catalogue.cursors import clamp_limit, decode_cursor, page_of
 from memory_store.catalogue.database import Catalogue, Connection, json_list, named
 from memory_store.crashpoints import reach
@@ -35,6 +35,7 @@ SELECT = (
     " j.attempts, j.max_attempts, j.error_code, j.error_message, j.result, j.refine_job_id,"
     " j.created_at, j.started_at, j.finished_at, j.lease_owner, j.lease_expires_at"
     " FROM jobs j JOIN collections c USING (collection_id)"
+    f" WHERE {row_sums.sound('jobs', 'j')} AND {row_sums.sound('collections', 'c')}"
 )
 SECONDS_PER_JOB = "seconds_per_job"
 
@@ -63,19 +64,19 @@ class SqliteJobQueue:
         limit: int = 100,
     ) -> Page[Job]:
         limit = clamp_limit(limit)
-        conditions, parameters = ["1"], list[str]()
+        conditions, parameters = list[str](), list[str]()
         for condition, value in (
-            ("j.status = ?", status),
-            ("c.name = ?", collection),
+            ("j.status IS ?", status),
+            ("c.name IS ?", collection),
             ("c.name IN (SELECT value FROM json_each(?))", json_list(among)),
             ("j.job_id < ?", decode_cursor(cursor, 1)[0] if cursor else None),
         ):
             if value is not None:
-                conditions.append(condition)
+                conditions.append(f"AND {condition}")
                 parameters.append(str(value))
         with self._catalogue.read() as connection:
             rows = connection.execute(
-                f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY j.job_id DESC LIMIT ?",
+                f"{SELECT} {' '.join(conditions)} ORDER BY j.job_id DESC LIMIT ?",
                 (*parameters, limit + 1),
             ).fetchall()
         return page_of([_from_row(row) for row in rows], limit, lambda job: (job.job_id,))
@@ -244,7 +245,7 @@ class SqliteJobQueue:
 
 def find(connection: Connection, job_id: str) -> Job:
     """Raises: NotFoundError."""
-    row = connection.execute(f"{SELECT} WHERE j.job_id = ?", (job_id,)).fetchone()
+    row = connection.execute(f"{SELECT} AND j.job_id IS ?", (job_id,)).fetchone()
     if row is None:
         raise NotFoundError(f"there is no job {job_id!r}", param="job_id")
     return _from_row(row)

@@ -126,8 +126,7 @@ def _if_useful(group: list[ShardUse], min_dead_fraction: float) -> Iterator[list
 
 def live_rows(connection: Connection, shard_id: int) -> list[Pointer]:
     rows = connection.execute(
-        "SELECT m.memory_id, s.name, m.shard_row, m.checksum FROM memories m"
-        " JOIN shards s USING (shard_id) WHERE m.shard_id = ? AND m.removed_seq IS NULL"
+        f"SELECT {memories.POINTER} WHERE m.shard_id IS ? AND m.removed_seq IS NULL"
         " ORDER BY m.shard_row",
         (shard_id,),
     )
@@ -138,6 +137,8 @@ def _read_verified(storage: Storage, live: Sequence[Pointer]) -> list[dict[str, 
     """Rows of one shard; None if one of them is not what the catalogue recorded."""
     rows = []
     for pointer in live:
+        if not pointer.is_sound:
+            return None
         try:
             row = storage.shards.reader(pointer.shard).row(pointer.row)
         except (FileNotFoundError, CorruptionError, IncompatibleFormatError):

@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from memory_store.catalogue import collections
+from memory_store.audit.row_audit import damaged_rows
+from memory_store.catalogue import collections, row_sums
 from memory_store.crashpoints import reach
 from memory_store.errors import CorruptionError
 from memory_store.files import TEMP_SUFFIX, make_directory
@@ -49,6 +50,7 @@ def take(
         with storage.shards.pinned():
             copied = work / "catalogue.db"
             storage.catalogue.copy_to(copied)
+            _refuse_damaged_rows(copied)
             reach("h-catalogue-copied")
             sources = list(_sources(storage.home, copied))
             files, new_bytes = _keep(sources, place, newest, progress)
@@ -126,6 +128,17 @@ def _keep(
     return files, new_bytes
 
 
+def _refuse_damaged_rows(copied: Path) -> None:
+    with closing(sqlite3.connect(copied)) as connection:
+        row_sums.install(connection)
+        row = next(damaged_rows(connection), None)
+    if row is not None:
+        raise CorruptionError(
+            f"row {row.rowid} of {row.table} in the catalogue is damaged, so no snapshot was "
+            "taken: run paramem doctor --repair"
+        )
+
+
 def _refuse_damage(shard: Path) -> None:
     """A snapshot of damage would be found out only when it is needed."""
     try:
@@ -140,6 +153,7 @@ def _refuse_damage(shard: Path) -> None:
 
 def _collections(copied: Path) -> list[SnapshotCollection]:
     with closing(sqlite3.connect(copied)) as connection:
+        row_sums.install(connection)
         found = [row.collection for row in collections.live(connection)]
     return [
         SnapshotCollection(

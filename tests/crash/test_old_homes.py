@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +22,11 @@ from memory_store import (
     WriteMode,
     WriteRequest,
 )
+from memory_store.crashpoints import VARIABLE
 from tests.fixtures.make_home import QUEUED, TEXTS
 from tests.unit.memory_store.making import INT8_SPEC, key_of, open_store, passages_of, work
 
+OPEN = "import sys, pathlib, memory_store; memory_store.MemoryStore.open(pathlib.Path(sys.argv[1]))"
 HOMES = sorted((Path(__file__).parent.parent / "fixtures").glob("home-v*.tar.gz"))
 
 
@@ -53,10 +60,27 @@ def test_an_old_home_is_whole_and_goes_on_working(home: Path) -> None:
         again = store.submit(
             WriteRequest(QUEUED, "queued", mode=WriteMode.FAST), idempotency_key="key"
         )
-        assert again.created  # keys have become their collection's: an older one is not known
+        assert not again.created
         work(store, tiers=(Tier.FAST,))
         assert store.jobs.get(again.job.job_id).status is JobStatus.SUCCEEDED
         store.compact()
+        assert store.check() == []
+
+
+def test_a_migration_that_was_killed_is_done_again(home: Path) -> None:
+    with closing(sqlite3.connect(home / "catalogue.db")) as connection, connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        newest = connection.execute("SELECT max(number) FROM migrations").fetchone()
+    killed = subprocess.run(
+        [sys.executable, "-c", OPEN, str(home)],
+        env={**os.environ, VARIABLE: "k-before-migrated"},
+        timeout=60,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with closing(sqlite3.connect(home / "catalogue.db")) as connection:
+        assert connection.execute("SELECT max(number) FROM migrations").fetchone() == newest
+    with open_store(home) as store:
         assert store.check() == []
 
 

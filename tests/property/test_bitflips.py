@@ -1,7 +1,8 @@
 """One flipped bit, in whatever file: refused or rebuilt. The long form: benchmarks.bitflips.
 
-What SQLite's format cannot tell is not asked for: a flip in the text of a row of the catalogue, and
-in the last transaction of its log, which may be a torn one.
+What SQLite's format cannot tell is not asked for: a flip in what leads to the rows of the catalogue
+(pages, indexes) is found by doctor but may hide a row until then; one in the last transaction of
+its log may be a torn one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def test_a_flipped_bit_is_noticed_and_never_served(homes: Homes, kind: str) -> N
 
 def test_a_flipped_bit_of_the_catalogue_is_no_surprise(homes: Homes) -> None:
     found = outcomes(homes, "catalogue", seed=2)
-    assert Outcome.RAW not in found
+    assert not {Outcome.RAW, Outcome.SERVED}.intersection(found)
     assert NOTICED.intersection(found)
 
 

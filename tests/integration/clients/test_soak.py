@@ -12,6 +12,7 @@ from pathlib import Path
 from clients.results import Answer, SelectedMemory
 from clients.soak.audit import audit
 from clients.soak.ledger import Entry, Ledger
+from clients.soak.memory_use import Sample, drift
 from clients.soak.processes import Processes
 from clients.soak.traffic import THREAD, answers, traffic
 
@@ -34,6 +35,32 @@ def test_nothing_acknowledged_is_lost_whatever_is_killed(tmp_path: Path) -> None
     assert report["writes"] > 0
     assert report["reads"] > 0
     assert report["processes"]["server"]["ready_p50_s"] > 0
+
+
+def test_a_run_without_kills_tells_the_memory_of_both(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clients.cli.app", "soak", "--kills", "0", "--seconds", "2"]
+    ran = subprocess.run(
+        [*command, "--json", "--home", str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert report["kills"] == {}
+    assert all(min(sample["rss_bytes"].values()) > 1e7 for sample in report["memory_use"])
+
+
+def test_drift_is_counted_from_when_things_had_settled() -> None:
+    rising = [Sample(10.0 * n, {"server": 1000 + n, "worker": 50}) for n in range(200)]
+    server = drift(rising, "server", settling_s=1000)
+    assert server is not None
+    assert (server.settled_bytes, server.final_bytes) == (1104.5, 1194.5)
+    worker = drift(rising, "worker", settling_s=1000)
+    assert worker is not None
+    assert worker.fraction == 0.0
+    assert drift(rising, "server", settling_s=1e6) is None
 
 
 def test_the_audit_sees_what_is_lost_doubled_undead_and_outdated(tmp_path: Path) -> None:

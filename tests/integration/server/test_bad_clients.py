@@ -106,6 +106,28 @@ def test_a_body_that_makes_progress_may_take_its_time(impatient: Served) -> None
     assert impatient.http.post("/write", content=slowly(), headers=headers).status_code == 202
 
 
+def test_a_body_that_trickles_for_ever_is_answered_408(
+    settings: Settings, store: MemoryStore
+) -> None:
+    bounded = settings.model_copy(update={"body_timeout_s": 2 * PATIENCE_S})
+    with serve(bounded, store, protocol=Impatient) as served, served.connect() as client:
+        client.send(b"POST /write HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        client.send(b"Content-Length: 9999\r\n\r\n")
+        client.settimeout(PATIENCE_S / 8)
+        told = b""
+        for _ in range(200):
+            client.send(b" ")
+            try:
+                told = client.recv(1 << 16)
+                break
+            except TimeoutError:
+                continue
+        assert told.startswith(b"HTTP/1.1 408")
+        assert b"body_too_slow" in told
+        assert is_cut_off(client)
+    assert store.jobs.depth() == 0
+
+
 def test_a_reader_that_stops_reading_loses_its_answer_not_the_servers_memory(
     settings: Settings, store: MemoryStore
 ) -> None:

@@ -71,6 +71,13 @@ def test_a_key_that_is_unknown_is_401_and_one_that_may_not_is_403(guarded: TestC
     assert error_of(as_holder(guarded, "admin").get("/memories"), 403)
 
 
+def test_metrics_name_no_collection_to_who_has_no_key(guarded: TestClient) -> None:
+    del guarded.headers["Authorization"]
+    told = guarded.get("/metrics").text
+    assert 'paramem_memories{collection="*"} 0.0' in told
+    assert not any(name in told for name in ("notes", "wiki", "private"))
+
+
 def requests_into(collection: str) -> list[tuple[str, str, Any]]:
     """(method, path, JSON body) of every way to name a collection."""
     ask = {"messages": [{"role": "user", "content": "x"}], "model": f"paramem@{collection}"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from memory_model import base as base_module
 from memory_model.base import load_base
@@ -16,6 +17,7 @@ from memory_model.bundle import (
     Bundle,
     BundleConfig,
     load_bundle,
+    load_quantiser,
     read_config,
     save_bundle,
 )
@@ -24,6 +26,7 @@ from memory_model.encoder import first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.quantiser import Quantiser
 from memory_model.template import Template
+from memory_model.tensor_file import check_adapter, check_tensors
 from tests.tiny import save_tiny_model
 
 
@@ -73,6 +76,60 @@ def test_a_flipped_bit_in_the_heads_is_refused(tiny_bundle: Bundle, saved: Path)
     file.write_bytes(content)
     with pytest.raises(BundleError, match=r"heads\.safetensors is damaged"):
         load_bundle(saved, tiny_bundle.base)
+
+
+HOSTILE = [
+    ({"weight": torch.zeros(4, 4)}, "do not belong"),
+    ({"codebooks": torch.zeros(22, 256, 64)}, r"\(22, 256, 64\), expected \(22, 256, 32\)"),
+    ({"codebooks": torch.zeros(22, 256, 32, dtype=torch.int64)}, "of type I64, not one of"),
+]
+
+
+@pytest.mark.parametrize(("tensors", "told"), HOSTILE)
+def test_tensors_of_another_kind_are_refused_with_both_values(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], told: str
+) -> None:
+    save_file(tensors, tmp_path / "codebooks.safetensors")
+    with pytest.raises(BundleError, match=told):
+        check_tensors(tmp_path / "codebooks.safetensors", {"codebooks": (22, 256, 32)})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ((1 << 62).to_bytes(8, "little") + b"{}", "4611686018427387904 bytes; the file has 10"),
+        ((2).to_bytes(8, "little") + b"[]", "no header"),
+        (b"", "no header|bytes"),
+        (
+            (60).to_bytes(8, "little")
+            + b'{"a":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4]}}'
+            + b"1234",
+            "has 4 bytes of tensors, its header says 4000000",
+        ),
+    ],
+)
+def test_a_header_that_says_more_than_the_file_holds_is_refused(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    file = tmp_path / "heads.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=told):
+        check_tensors(file, {"a": (1_000_000,)})
+
+
+def test_an_adapter_of_another_rank_or_layer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lm = load_base(str(tiny_model), cache=tmp_path).lm
+    get_peft_model(lm, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    plain = load_base(str(tiny_model), cache=tmp_path).lm
+    check_adapter(tmp_path, plain)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(BundleError, match=r"expected \(3, "):
+        check_adapter(tmp_path, plain)
+    with pytest.raises(BundleError, match="of no layer"):
+        check_adapter(tmp_path, torch.nn.Linear(2, 2))
 
 
 def test_any_flipped_bit_in_a_file_of_a_trained_bundle_is_refused(
@@ -271,3 +328,23 @@ def test_a_quantiser_comes_back_with_its_bundle(
     names = quantiser.encode(codes)
     assert (loaded.encode(codes) == names).float().mean() > 0.98  # codebooks are kept in float16
     torch.testing.assert_close(loaded.decode(names), quantiser.decode(names), atol=0.01, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({"codebooks": torch.zeros(65, 1, 1)}, "names 0 words and 65 codewords"),
+        (
+            {"codebooks": torch.zeros(1, 1, 1), "mixture.weights": torch.zeros(256, 17)},
+            "names 17 words and 1 codewords",
+        ),
+        ({"codebooks": torch.zeros(1, 256, 16)}, r"\(1, 256, 16\), expected \(1, 256, 32\)"),
+        ({"other": torch.zeros(1)}, "names 0 words and 0 codewords"),
+    ],
+)
+def test_a_quantiser_of_another_shape_is_refused_before_it_is_made(
+    tiny_bundle: Bundle, saved: Path, tensors: dict[str, torch.Tensor], told: str
+) -> None:
+    save_file(tensors, saved / "codebooks.safetensors")
+    with pytest.raises(BundleError, match=told):
+        load_quantiser(saved, tiny_bundle.base)
