@@ -88,3 +88,15 @@ def test_the_bulk_write_benchmark_asks_while_the_worker_writes() -> None:
     assert [row[1] for row in rows] == ["idle", "writing"]
     assert rows[1][4]  # documents a second, or that there were too few for this writer
     assert "[" in rows[1][5]  # a ratio with its interval
+
+
+@pytest.mark.model
+def test_the_overhead_benchmark_pairs_answers_with_forward_passes() -> None:
+    options = ["--rounds", "1", "--formats", "int4"]
+    table = run(
+        "-m", "benchmarks.overhead", *options, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy"
+    )
+    [row] = [line.split(" | ") for line in table.splitlines() if line.startswith("| int4 |")]
+    assert row[3] == "6"
+    assert float(row[5]) > 0
+    assert "[" in row[6]
