@@ -88,3 +88,27 @@ def test_the_bulk_write_benchmark_asks_while_the_worker_writes() -> None:
     assert [row[1] for row in rows] == ["idle", "writing"]
     assert rows[1][4]  # documents a second, or that there were too few for this writer
     assert "[" in rows[1][5]  # a ratio with its interval
+
+
+def test_the_overload_benchmark_counts_what_was_refused_and_loses_nothing() -> None:
+    sizes = ["--limit", "3", "--queue", "5", "--times", "8", "--seconds", "1"]
+    table = run("-m", "benchmarks.overload", *sizes, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    _, at_limit, patient, impatient, _, flood, rest = rows
+    assert [(row[0], row[1]) for row in (at_limit, patient, impatient)] == [
+        ("3", "as told"),
+        ("24", "as told"),
+        ("24", "0.1 s"),
+    ]
+    assert at_limit[4] == "0"  # refused: as many as the limit all fit
+    for row in (patient, impatient):
+        assert int(row[2]) > 0  # streams finished
+        assert int(row[4]) >= 21  # refused
+        assert row[5:7] == ["0", "0"]  # without Retry-After, other
+        assert int(row[7]) <= 3  # most in flight
+    assert flood[:6] == ["none", "40", "5", "35", "0", "0"]
+    assert flood[7] == "5"  # longest queue
+    assert rest[:3] == ["running", "35", "35"]
+    assert rest[4:6] == ["0", "0"]
+    assert int(rest[7]) <= 5
+    assert rest[9] == "0 of 40"  # accepted, but not remembered
