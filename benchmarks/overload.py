@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -78,10 +79,10 @@ def main() -> None:
     environment = DEFAULTS | os.environ
     lines = [
         f"\n## Overload, {time.strftime('%Y-%m-%d')}\n",
-        f"{os.cpu_count()} cores, shared by server and clients; engine "
-        f"{environment['PARAMEM_ENGINE']}, writer {environment['PARAMEM_WRITER']}; a connection a "
-        f"request; each crowd asks for {arguments.seconds:g} s. Command: `python -m "
-        "benchmarks.overload`.\n",
+        f"{os.cpu_count()} cores ({platform.machine()}), shared by server and clients, load "
+        f"average {os.getloadavg()[0]:.1f} before; engine {environment['PARAMEM_ENGINE']}, writer "
+        f"{environment['PARAMEM_WRITER']}; a connection a request; each crowd asks for "
+        f"{arguments.seconds:g} s, once. Command: `python -m benchmarks.overload`.\n",
         *reads(environment, arguments.limit, crowds, arguments.seconds),
         "",
         *writes(environment, arguments.queue, arguments.queue * arguments.times),
