@@ -15,26 +15,19 @@ import argparse
 import asyncio
 import os
 import platform
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-import httpx
-import psutil
-
 from benchmarks.attempts import Address, Attempt, Tally, attempt
-from benchmarks.connections import HOST, wait_until_loaded
 from benchmarks.contexts import RESULTS, long_documents
 from benchmarks.peak import Peak
 from benchmarks.ready import passage_text
+from benchmarks.server import Server, serving, working
 from clients import Client, NotFoundError
-from clients.cli.supervisor import free_port, local_url, start_paramem, stop_process
 
 DEFAULTS = {"PARAMEM_ENGINE": "dummy", "PARAMEM_WRITER": "dummy", "PARAMEM_LOG_LEVEL": "WARNING"}
 IN_FLIGHT = "paramem_queries_in_flight"
@@ -44,23 +37,7 @@ IMPATIENT_S = 0.1
 PATIENT_S = float("inf")  # as long as the server tells
 RSS_EVERY_S, SCRAPE_EVERY_S = 0.02, 0.1
 REST_S = 1.0  # before memory is read again
-STOP_S = 60.0
 QUESTION = "What is the ferry to Tolvaig called, and who has sailed it {times} times?"
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    address: Address
-    process: psutil.Process
-    http: httpx.Client
-
-    def rss_mib(self) -> float:
-        return float(self.process.memory_info().rss) / 2**20
-
-    def gauge(self, name: str) -> float:
-        found = re.search(rf"^{name} (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
-        assert found is not None, name
-        return float(found[1])
 
 
 def main() -> None:
@@ -216,32 +193,6 @@ def remembered(client: Client, document_id: str) -> bool:
         return bool(client.memory(document_id).passages)
     except NotFoundError:
         return False
-
-
-@contextmanager
-def serving(home: Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """``paramem serve`` alone. Raises: SystemExit when it does not stop by itself."""
-    port = free_port()
-    place = ["--host", HOST, "--port", str(port), "--home", str(home)]
-    process = start_paramem(["serve", *place], environment=environment)
-    try:
-        with httpx.Client(base_url=local_url(HOST, port), timeout=60, trust_env=False) as http:
-            wait_until_loaded(http)
-            yield Server(Address(HOST, port), psutil.Process(process.pid), http)
-    finally:
-        clean = stop_process(process, STOP_S)
-    if not clean:
-        raise SystemExit(f"the server ended with exit code {process.returncode}")
-
-
-@contextmanager
-def working(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """A worker beside it."""
-    process = start_paramem(["worker", "--home", str(home)], environment=environment)
-    try:
-        yield
-    finally:
-        stop_process(process, STOP_S)
 
 
 if __name__ == "__main__":
