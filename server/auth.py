@@ -88,7 +88,7 @@ def _check_scope(key: ApiKey, method: str, path: str) -> None:
         )
 
 
-def caller(request: Request) -> ApiKey:
+async def caller(request: Request) -> ApiKey:
     """The key of this request; of a server without keys, one that may do everything."""
     key = getattr(request.state, "api_key", ANYONE)
     assert isinstance(key, ApiKey)
@@ -98,7 +98,9 @@ def caller(request: Request) -> ApiKey:
 Caller = Annotated[ApiKey, Depends(caller)]
 
 
-def own_collection(key: Caller, collection: Annotated[str, Query()] = DEFAULT_COLLECTION) -> str:
+async def own_collection(
+    key: Caller, collection: Annotated[str, Query()] = DEFAULT_COLLECTION
+) -> str:
     """Raises: ApiError 403."""
     key.check_collection(collection)
     return collection

@@ -194,7 +194,7 @@ def _told(spec: MemorySpec) -> str:
     return f"fingerprint {spec.fingerprint} (z_dim {spec.z_dim})"
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services = request.app.state.services
     assert isinstance(services, Services)
     return services
@@ -203,7 +203,7 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def require_serving(services: ServicesDep) -> Services:
+async def require_serving(services: ServicesDep) -> Services:
     """For routes that take new work: not draining, and the engine is loaded."""
     services.refuse_if_draining()
     services.engine_info()

@@ -17,7 +17,7 @@ from server.services import ServicesDep, ServingDep
 router = APIRouter(prefix="/collections", route_class=JsonRoute, tags=["collections"])
 
 
-def own_name(name: Annotated[str, Path(pattern=COLLECTION_PATTERN)], key: Caller) -> str:
+async def own_name(name: Annotated[str, Path(pattern=COLLECTION_PATTERN)], key: Caller) -> str:
     """Raises: ApiError 403."""
     key.check_collection(name)
     return name

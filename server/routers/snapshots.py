@@ -16,7 +16,7 @@ from server.snapshots import SnapshotRunner
 router = APIRouter(prefix="/snapshots", tags=["snapshots"])
 
 
-def get_runner(request: Request) -> SnapshotRunner:
+async def get_runner(request: Request) -> SnapshotRunner:
     runner = request.app.state.snapshots
     assert isinstance(runner, SnapshotRunner)
     return runner

@@ -100,3 +100,22 @@ def test_the_overhead_benchmark_pairs_answers_with_forward_passes() -> None:
     assert row[3] == "6"
     assert float(row[5]) > 0
     assert "[" in row[6]
+
+
+def test_the_overload_benchmark_counts_what_was_refused_and_loses_nothing() -> None:
+    sizes = ["--limit", "3", "--queue", "8", "--times", "4", "--seconds", "1"]
+    table = run("-m", "benchmarks.overload", *sizes, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    _, *crowds, _, flood, rest = rows
+    assert [row[:2] for row in crowds] == [["3", "as told"], ["12", "as told"], ["12", "0.1 s"]]
+    for row in crowds:
+        assert int(row[2]) > 0  # streams finished
+        assert row[5:7] == ["0", "0"]  # without Retry-After, other
+        assert int(row[7]) <= 3  # most in flight
+    assert all(int(row[4]) > 0 for row in crowds[1:])  # refused
+    assert flood[:6] == ["none", "32", "8", "24", "0", "0"]
+    assert flood[7] == "8"  # longest queue
+    assert rest[:3] == ["running", "24", "24"]
+    assert rest[4:6] == ["0", "0"]
+    assert int(rest[7]) <= 8
+    assert rest[9] == "0 of 32"  # accepted, but not remembered
