@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[3] / "experiments" / "configs"
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_configuration_of_the_repository_is_valid(file: Path) -> None:
-    assert load_config(file).stages
+    load_config(file)  # raises where it is not
 
 
 def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:
