@@ -93,8 +93,8 @@ def ask(url: str, schedule: Schedule, questions: QuestionSet) -> Replayed:
 
 
 def written(client: Client) -> int:
-    """Documents of the backlog that are memories by now."""
-    found = {collection.name: collection.documents for collection in client.collections().items}
+    """Documents of the backlog that are memories by now: each is one passage."""
+    found = {collection.name: collection.memories for collection in client.collections().items}
     return found[BACKLOG]
 
 
