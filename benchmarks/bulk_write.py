@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.contexts import RESULTS, long_documents
+from benchmarks.contexts import long_documents
 from benchmarks.endpoints import COLLECTION, SLO, demo_set
+from benchmarks.results import RESULTS, publish
 from clients.calls import QueryOptions
 from clients.client import Client
 from clients.demo import demo_server
@@ -56,10 +56,7 @@ def main() -> None:
         told = f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f}"
         lines.append(f"| {nice} | idle | {latencies(idle)} | | | |")
         lines.append(f"| {nice} | writing | {latencies(busy)} | {rate} | {told} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-    if arguments.append:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    publish(lines, append=arguments.append)
 
 
 def measure(schedule: Schedule, documents: int) -> tuple[Replayed, Replayed, str]:

@@ -13,7 +13,6 @@ import argparse
 import os
 import platform
 import random
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,12 +21,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.results import RESULTS, publish
 from clients import Client, DeltaEvent, Document
 from clients.demo import demo_documents, demo_questions, demo_server
 from clients.evaluation.bootstrap import estimate, percentile
 from clients.results import Context
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TOP_K = 5
 NEW_TOKENS = 16
 DOCUMENTS_PER_PASSAGE = 2  # two demo documents make one passage of about 150 tokens
@@ -54,13 +53,10 @@ def main() -> None:
         Client(url) as client,
     ):
         report = measure(client, arguments.rounds)
-    sys.stdout.write(report)
-    if arguments.append:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(report)
+    publish(report, append=arguments.append)
 
 
-def measure(client: Client, rounds: int) -> str:
+def measure(client: Client, rounds: int) -> list[str]:
     """Write the passages, time the answers, and lay out the table."""
     jobs = client.write_many(long_documents())
     for line in jobs:
@@ -107,7 +103,7 @@ def ask(client: Client, question: str, context: Context) -> Timing:
     return Timing(1000 * (first - started), 1000 * (e2e - started), positions)
 
 
-def table(client: Client, timings: dict[Context, list[Timing]]) -> str:
+def table(client: Client, timings: dict[Context, list[Timing]]) -> list[str]:
     engine = client.version().engine
     assert engine is not None
     lines = [
@@ -132,15 +128,20 @@ def table(client: Client, timings: dict[Context, list[Timing]]) -> str:
         "",
         f"Ratio text / memory: TTFT {ratio(timings, 'ttft')}, e2e {ratio(timings, 'e2e')}.",
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def ratio(timings: dict[Context, list[Timing]], what: str) -> str:
-    """Median of the pairwise ratios with its 95 % bootstrap interval."""
-    ratios = [
-        getattr(text, what) / getattr(memory, what)
-        for text, memory in zip(timings["text"], timings["memory"], strict=True)
-    ]
+    """Of text to memory."""
+    return median_of_ratios(
+        [getattr(timing, what) for timing in timings["text"]],
+        [getattr(timing, what) for timing in timings["memory"]],
+    )
+
+
+def median_of_ratios(over: Sequence[float], under: Sequence[float]) -> str:
+    """Of the pairs, with its 95 % bootstrap interval."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
     found = estimate(ratios, percentile(50))
     assert found is not None
     return f"{found:.2f}"

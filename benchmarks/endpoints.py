@@ -22,7 +22,8 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contexts import RESULTS, long_documents
+from benchmarks.contexts import long_documents
+from benchmarks.results import RESULTS
 from clients.calls import QueryOptions
 from clients.demo import demo_questions, demo_server
 from clients.evaluation.data import EvalDocument, Question, QuestionSet, load_set

@@ -12,19 +12,24 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.contexts import NEW_TOKENS, RESULTS, TOP_K, ask, long_documents, median
+from benchmarks.contexts import (
+    NEW_TOKENS,
+    TOP_K,
+    ask,
+    long_documents,
+    median,
+    median_of_ratios,
+)
+from benchmarks.results import RESULTS, publish
 from clients import Client
 from clients.demo import demo_questions, demo_server
-from clients.evaluation.bootstrap import estimate, percentile
 from memory_model.runtime import open_base
 from paramem.settings import load_settings
 
@@ -56,10 +61,7 @@ def main() -> None:
             Client(url) as client,
         ):
             lines.append(f"| {code_format} | {measure(client, base.lm, arguments.rounds)} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-    if arguments.append:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    publish(lines, append=arguments.append)
 
 
 def measure(client: Client, lm: Any, rounds: int) -> str:
@@ -83,7 +85,7 @@ def measure(client: Client, lm: Any, rounds: int) -> str:
     size = client.memory("passage-0").passages[0].bytes
     return (
         f"{size:,} | {positions} | {len(ttft)} | {median(ttft):.0f} | {median(forward):.0f} "
-        f"| {ratio(ttft, forward)}"
+        f"| {median_of_ratios(ttft, forward)}"
     )
 
 
@@ -96,14 +98,6 @@ def forward_ms(lm: Any, positions: int) -> float:
     if lm.device.type == "cuda":
         torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - started)
-
-
-def ratio(ttft: Sequence[float], forward: Sequence[float]) -> str:
-    """Of the pairs."""
-    pairs = [t / f for t, f in zip(ttft, forward, strict=True)]
-    found = estimate(pairs, percentile(50))
-    assert found is not None
-    return f"{found:.2f}"
 
 
 if __name__ == "__main__":

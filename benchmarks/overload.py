@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -23,9 +22,10 @@ from itertools import chain
 from pathlib import Path
 
 from benchmarks.attempts import Address, Attempt, Tally, attempt
-from benchmarks.contexts import RESULTS, long_documents
+from benchmarks.contexts import long_documents
 from benchmarks.peak import Peak
 from benchmarks.ready import passage_text
+from benchmarks.results import RESULTS, publish
 from benchmarks.server import Server, serving, working
 from clients import Client, NotFoundError
 
@@ -64,10 +64,7 @@ def main() -> None:
         "",
         *writes(environment, arguments.queue, arguments.queue * arguments.times),
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    if arguments.append:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    publish(lines, append=arguments.append)
 
 
 def reads(

@@ -18,7 +18,7 @@ from clients.evaluation.data import load_set
 from memory_model.bundle import load_bundle
 from memory_model.runtime import open_base
 from memory_store.records import Tier
-from paramem.settings import Settings, load_settings
+from paramem.settings import load_settings
 from trainer_worker.model_writer import ModelWriter
 from trainer_worker.writer import SourceDocument
 
@@ -48,7 +48,9 @@ def main() -> None:
 
     def report(name: str, tier: Tier, changes: dict[str, object], some: int, rounds: int) -> None:
         writers = {
-            batch: ModelWriter(bundle, _with(settings, batch_passages=batch, **changes))
+            batch: ModelWriter(
+                bundle, settings.model_copy(update={"batch_passages": batch, **changes})
+            )
             for batch in arguments.batches
         }
         rates = measure(writers, documents[:some], tier, config.slots, rounds)
@@ -56,9 +58,8 @@ def main() -> None:
         for batch, rate in rates.items():
             say(f"| {name} | {batch} | {rate:.2f} | {rate / first:.2f} |")
 
-    all_of_them = len(documents)
-    report("fast", Tier.FAST, {"measure_fast": False}, all_of_them, arguments.rounds)
-    report("fast, its loss measured", Tier.FAST, {}, all_of_them, arguments.rounds)
+    report("fast", Tier.FAST, {"measure_fast": False}, len(documents), arguments.rounds)
+    report("fast, its loss measured", Tier.FAST, {}, len(documents), arguments.rounds)
     if arguments.fit_documents:
         name = f"fit, at most {arguments.fit_steps} steps"
         report(name, Tier.FIT, {}, arguments.fit_documents, 1)
@@ -81,10 +82,6 @@ def measure(
             rate = len(documents) / (time.perf_counter() - started)
             best[batch] = max(best[batch], rate)
     return best
-
-
-def _with(settings: Settings, **changes: object) -> Settings:
-    return settings.model_copy(update=changes)
 
 
 if __name__ == "__main__":

@@ -103,10 +103,11 @@ class WordMixture(nn.Module):
     def _pursue(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Words of each slot and their weights, greatest first. (N, d) -> (N, W), (N, W)"""
         vocabulary = self._vocabulary()  # (V, d)
+        lengths = vocabulary.norm(dim=-1).clamp(min=1e-6)  # (V,)
         target = (codes - self.offset) @ self.whitening  # (N, d)
         left, chosen = target, torch.empty(len(codes), 0, dtype=torch.long, device=codes.device)
         for _ in range(self.words):
-            chosen = torch.cat([chosen, _most_similar(left, vocabulary)[:, None]], dim=1)
+            chosen = torch.cat([chosen, _most_similar(left, vocabulary, lengths)[:, None]], dim=1)
             atoms = vocabulary[chosen]  # (N, 1 … W, d)
             weights = _least_squares(atoms, target)  # (N, 1 … W)
             left = target - (weights[..., None] * atoms).sum(dim=1)
@@ -124,9 +125,10 @@ def _forget_whitened(mixture: WordMixture, _keys: object) -> None:
     mixture._whitened = None
 
 
-def _most_similar(vectors: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
-    """The word in whose direction most of each vector lies. (N, d), (V, d) -> (N,)"""
-    lengths = vocabulary.norm(dim=-1).clamp(min=1e-6)  # (V,)
+def _most_similar(
+    vectors: torch.Tensor, vocabulary: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """The word in whose direction most of each vector lies. (N, d), (V, d), (V,) -> (N,)"""
     rows = max(1, SCORES // len(vocabulary))
     return torch.cat(
         [
