@@ -43,6 +43,7 @@ from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes
 CONFIG = "bundle.json"
 HEADS = "heads.safetensors"
 CODEBOOKS = "codebooks.safetensors"
+INFORMATION = "compressor.token_information"
 WEIGHTS = "mixture.weights"  # in CODEBOOKS, if the quantiser names words
 MOST_WORDS, MOST_STAGES = 16, 64
 WRITE_ADAPTER: Final = "write_adapter"
@@ -55,7 +56,7 @@ class BundleConfig(Schema):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2  # 1: without INFORMATION, its windows are even
     base_model: str  # name, for people; weights_hash decides
     weights_hash: str
     slots: int  # m
@@ -144,8 +145,11 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
         for name, head in modules.items()
         for part, tensor in cast(nn.Module, head).state_dict().items()
     }
+    if config.format_version == 1:
+        del expected[INFORMATION]
     check_tensors(directory / HEADS, expected)
     heads = load_file(directory / HEADS)
+    heads.setdefault(INFORMATION, modules["compressor"].token_information)
     for name, head in modules.items():
         module = cast(nn.Module, head)
         try:

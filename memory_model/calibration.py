@@ -16,11 +16,12 @@ import torch
 
 from memory_model.base import BaseModel
 from memory_model.bundle import BundleConfig, build_heads, save_bundle
-from memory_model.compressor import Compressor, window_weights
+from memory_model.compressor import Compressor
 from memory_model.errors import BundleError
 from memory_model.expander import Expander
 from memory_model.selector import LAYERS, Selector
 from memory_model.template import Template
+from memory_model.windows import window_weights
 
 SEQUENCES, TOKENS = 32, 100
 WHITENING_RIDGE = 0.1  # of the mean eigenvalue: keeps rare directions from being blown up
@@ -115,9 +116,10 @@ def fit_expander(
     from there (experiments/LOG.md).
     """
     reading = compressor.read(token_ids)
+    information = compressor.information(token_ids)  # (B, L)
     codes, targets = [], []
     for tokens in WINDOW_TOKENS:
-        weights = window_weights(reading.mask, TOKENS // tokens)  # (B, windows, L)
+        weights = window_weights(information, reading.mask, TOKENS // tokens)  # (B, windows, L)
         means = weights @ reading.embedded  # (B, windows, h)
         codes.append(compressor.head(means, weights @ reading.states).flatten(0, 1))
         targets.append(means.flatten(0, 1))

@@ -1,8 +1,8 @@
 """The compressor f(D) -> z: passages in, codes out.
 
 The first layers of the LLM read the passage with bidirectional attention. Tokens are dealt out
-over m even windows, and a code is what the window's mean token embedding and the mean of its
-hidden states map to, each by a linear head:
+over m windows of like information (``windows``), and a code is what the window's mean token
+embedding and the mean of its hidden states map to, each by a linear head:
 
     z_s = E · mean(embeddings of window s)  +  H · mean(scaled states of window s) + b
 
@@ -22,9 +22,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from memory_model.base import BaseModel
 from memory_model.encoder import Encoder, Reading, first_layers
+from memory_model.windows import window_weights
 
 
 class Compressor(nn.Module):
@@ -42,6 +44,8 @@ class Compressor(nn.Module):
         nn.init.zeros_(self.weight_head.weight)
         self.state_scale: torch.Tensor  # (h,) evens out the few huge dimensions of deep states
         self.register_buffer("state_scale", torch.ones(base.hidden_size))
+        self.token_information: torch.Tensor  # (V,) what a token holds; all alike = even windows
+        self.register_buffer("token_information", torch.ones(len(base.embedding_table)))
         self._encoder = Encoder(base, trunk or first_layers(base.lm, layers))
 
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
@@ -68,40 +72,19 @@ class Compressor(nn.Module):
         """Weighted means of each window's embeddings and of its states. Returns: (B, m, h) twice"""
         reading = self.read(token_ids)
         windows = window_weights(
-            reading.mask, self.slots if slots is None else slots, self.weight_head(reading.states)
+            self.information(token_ids),
+            reading.mask,
+            self.slots if slots is None else slots,
+            self.weight_head(reading.states),
         )  # (B, m, L)
         return windows @ reading.embedded, windows @ reading.states
+
+    def information(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What each token holds, padded with zeros. Returns: (B, L)."""
+        held = [self.token_information[list(tokens)] for tokens in token_ids]
+        return pad_sequence(held, batch_first=True)
 
     def head(self, embedded: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Window means (…, h) of embeddings and states -> codes (…, d)."""
         codes: torch.Tensor = self.embedding_head(embedded) + self.code_head(states)
         return codes
-
-
-def window_weights(
-    mask: torch.Tensor, slots: int | torch.Tensor, scores: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Averaging weights that deal L tokens out over m even windows, in order.
-
-    A passage shorter than m tokens repeats tokens, so that every slot is filled.
-
-    Args:
-        mask: (B, L) bool, right-padded, at least one token a row.
-        slots: m, or (B,) a number for each row; windows beyond a row's own are zero.
-        scores: (B, L, 1); a window's weights are their softmax. None = all alike.
-
-    Returns: (B, m, L), each row of windows summing to one.
-    """
-    lengths = mask.sum(dim=1, keepdim=True)  # (B, 1)
-    number = torch.as_tensor(slots, device=mask.device).reshape(-1, 1)  # (B or 1, 1)
-    slot = torch.arange(int(number.max()), device=mask.device)[None, :]  # (1, m)
-    start = slot * lengths // number  # (B, m)
-    end = torch.maximum((slot + 1) * lengths // number, start + 1)
-    position = torch.arange(mask.shape[1], device=mask.device)
-    inside = (position >= start[..., None]) & (position < end[..., None])  # (B, m, L)
-    own = (slot < number)[..., None]  # (B or 1, m, 1)
-    if scores is None:
-        scores = torch.zeros_like(mask, dtype=torch.float32)[..., None]
-    lowest = torch.finfo(scores.dtype).min
-    weights = torch.where(inside, scores.mT, lowest).softmax(dim=-1)  # (B, m, L)
-    return weights * own

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from memory_model.base import BaseModel
 from memory_model.errors import TextError
 from memory_model.passages import PassageSplitter
@@ -66,6 +68,12 @@ class TrainingSet:
         self._topics: dict[str, list[int]] = defaultdict(list)
         for number in self._anchors:
             self._topics[passages[number].topic].append(number)
+
+    def token_information(self, vocabulary: int) -> torch.Tensor:
+        """-log of every token's frequency in the passages, unseen ones counted half. (V,)"""
+        ids = torch.tensor([token for passage in self.passages for token in passage.token_ids])
+        counts = torch.bincount(ids, minlength=vocabulary).double().clamp(min=0.5)
+        return -(counts / counts.sum()).log().float()
 
     def sample(
         self, random_: random.Random, *, passages: int, questions: int, absent_share: float

@@ -64,6 +64,9 @@ def train_bundle(
     networks = build_networks(config, base)
     if config.start is not None:
         start_from(networks, config.start)
+    if config.stages:
+        held = networks.compressor.token_information
+        held.copy_(training_set.token_information(len(held)))
     trainer = Trainer(config, networks, training_set, directory)
     trainer.train(trainer.resume() if resume else 0, report)
     metrics = MetricsLog(directory / "metrics.jsonl")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from memory_model.bundle import (
     HEADS,
+    INFORMATION,
     READ_ADAPTER,
     TEXT_ADAPTER,
     WRITE_ADAPTER,
@@ -44,6 +45,7 @@ def start_from(networks: Networks, bundle: Path) -> None:
         for model, name, folder in adapters:
             set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name)
         heads: dict[str, torch.Tensor] = load_file(bundle / HEADS)
+        heads.setdefault(INFORMATION, networks.compressor.token_information)  # of format 1
         for name, module in networks.modules().items():
             prefix = f"{name}."
             module.load_state_dict(

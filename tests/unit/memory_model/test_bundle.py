@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from memory_model import base as base_module
 from memory_model.base import load_base
 from memory_model.bundle import (
     CONFIG,
+    HEADS,
+    INFORMATION,
     Bundle,
     BundleConfig,
     load_bundle,
@@ -202,10 +204,22 @@ def test_the_identity_of_a_model_does_not_depend_on_how_it_was_saved(tmp_path: P
 
 def test_a_bundle_of_a_newer_format_is_refused(tiny_bundle: Bundle, saved: Path) -> None:
     file = saved / "bundle.json"
-    config = json.loads(file.read_text()) | {"format_version": 2}
+    config = json.loads(file.read_text()) | {"format_version": 3}
     file.write_text(json.dumps(config))
     with pytest.raises(BundleError, match="format_version"):
         load_bundle(saved, tiny_bundle.base)
+
+
+def test_a_bundle_of_the_first_format_is_read_with_even_windows(
+    tiny_bundle: Bundle, saved: Path
+) -> None:
+    heads = load_file(saved / HEADS)
+    del heads[INFORMATION]
+    save_file(heads, saved / HEADS)
+    first = tiny_bundle.config.model_dump() | {"format_version": 1, "checksums": {}}
+    (saved / CONFIG).write_text(json.dumps(first))
+    loaded = load_bundle(saved, tiny_bundle.base)
+    assert loaded.compressor.token_information.unique().tolist() == [1.0]
 
 
 def test_a_folder_without_a_bundle_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:

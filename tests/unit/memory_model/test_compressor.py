@@ -5,29 +5,9 @@ from __future__ import annotations
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.compressor import window_weights
 
 LONG = [7, 20, 33, 46, 59, 72, 85, 98, 111, 124]
 SHORT = [5, 9]
-
-
-def test_windows_are_even_ordered_and_average_their_tokens() -> None:
-    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    weights = window_weights(mask, 2)  # (2, 2, 6)
-    third, half = 1 / 3, 1 / 2
-    expected = torch.tensor(
-        [
-            [[third, third, third, 0, 0, 0], [0, 0, 0, third, third, third]],
-            [[half, half, 0, 0, 0, 0], [0, 0, half, half, 0, 0]],
-        ]
-    )
-    torch.testing.assert_close(weights, expected)
-
-
-def test_a_passage_shorter_than_the_slots_fills_every_slot() -> None:
-    weights = window_weights(torch.tensor([[True, True, False]]), 4)  # (1, 4, 3)
-    assert weights.sum(dim=-1).allclose(torch.ones(1, 4))
-    assert weights[0].argmax(dim=-1).tolist() == [0, 0, 1, 1]
 
 
 def test_passages_of_one_batch_can_have_different_numbers_of_slots(tiny_bundle: Bundle) -> None:
@@ -43,7 +23,7 @@ def test_codes_equal_a_plain_loop_over_windows(tiny_bundle: Bundle) -> None:
     with torch.no_grad():
         codes = compressor.compress([LONG])[0]  # (m, d)
         reading = compressor.read([LONG])
-        bounds = [(0, 2), (2, 5), (5, 7), (7, 10)]
+        bounds = [(0, 3), (3, 6), (6, 8), (8, 10)]
         reference = [
             compressor.embedding_head(reading.embedded[0, a:b].mean(dim=0))
             + compressor.code_head(reading.states[0, a:b].mean(dim=0))
@@ -52,13 +32,18 @@ def test_codes_equal_a_plain_loop_over_windows(tiny_bundle: Bundle) -> None:
     torch.testing.assert_close(codes, torch.stack(reference))
 
 
-def test_within_a_window_tokens_of_higher_score_count_more(tiny_bundle: Bundle) -> None:
-    mask = torch.tensor([[True, True, True, True, False]])
-    scores = torch.tensor([[0.0, 2.0, 1.0, 1.0, 9.0]])[..., None]
-    weights = window_weights(mask, 2, scores)[0]  # (m, L)
-    first = torch.tensor([0.0, 2.0]).softmax(dim=0).tolist()
-    expected = torch.tensor([[*first, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5, 0.0]])
-    torch.testing.assert_close(weights, expected)
+def test_a_rare_token_gets_a_window_of_its_own(tiny_bundle: Bundle) -> None:
+    compressor = tiny_bundle.compressor
+    rare = LONG[4]
+    compressor.token_information[rare] = 5.0
+    try:
+        with torch.no_grad():
+            codes = compressor.compress([LONG], slots=3)[0]  # (m, d)
+            reading = compressor.read([LONG])
+            alone = compressor.head(reading.embedded[0, 4], reading.states[0, 4])
+    finally:
+        compressor.token_information.fill_(1.0)
+    torch.testing.assert_close(codes[1], alone)
 
 
 def test_padding_in_a_batch_does_not_change_codes(tiny_bundle: Bundle) -> None:
