@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -119,3 +120,22 @@ def test_the_overload_benchmark_counts_what_was_refused_and_loses_nothing() -> N
     assert rest[4:6] == ["0", "0"]
     assert int(rest[7]) <= 8
     assert rest[9] == "0 of 32"  # accepted, but not remembered
+
+
+@pytest.mark.model
+def test_the_storage_benchmark_weighs_every_format_beside_rag(tmp_path: Path) -> None:
+    document = {"id": "a", "title": "A", "text": "The ferry is called the Patient Otter. " * 8}
+    question = {"id": "q", "question": "What?", "answers": ["Patient Otter"], "doc_ids": ["a"]}
+    for name, line in (("docs", document), ("qa", question)):
+        packed = gzip.compress(json.dumps(line).encode())
+        (tmp_path / f"few.{name}.jsonl.gz").write_bytes(packed)
+    options = ["--data", str(tmp_path), "--set", "few", "--slots", "4"]
+    table = run("-m", "benchmarks.storage", *options)
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| memory")]
+    assert [row[0] for row in rows] == [
+        f"| memory, m = 4, {code_format}" for code_format in ("bf16", "int8", "int4", "rq")
+    ]
+    sizes = [int(row[1].replace(",", "")) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "| RAG: vector and text |" in table
+    assert "| KV cache of the passage, bf16 |" in table

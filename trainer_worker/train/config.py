@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,6 +13,10 @@ from memory_model.template import Template
 from trainer_worker.train.errors import TrainingError
 
 RERANK_REPORT_QUESTIONS = 1000
+
+
+Part = Literal["reader", "compressor", "heads"]
+"""Read adapter; write adapter; what maps states to codes and codes to ``inputs_embeds``."""
 
 
 class _Strict(BaseModel):
@@ -42,6 +46,17 @@ class Stage(_Strict):
     """Of what quantising loses of the codes, relative to their variance, in those steps."""
     text_share: float = 0.0
     """Of the steps of a memory stage that read text, so that the reader keeps both."""
+    frozen: frozenset[Part] = frozenset()
+    """What a memory stage leaves as it is: with the reader frozen memories learn to be read as they
+    are, with compressor and heads frozen the reader learns to read what there is."""
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Stage:
+        if self.frozen and self.context == "text":
+            raise ValueError("a text stage trains the text reader alone: nothing can be frozen")
+        if self.frozen == frozenset(get_args(Part)):
+            raise ValueError("with reader, compressor and heads frozen nothing is trained")
+        return self
 
 
 class Quantisation(_Strict):

@@ -32,7 +32,7 @@ from memory_model.expander import Expander
 from memory_model.quantiser import Quantiser
 from memory_model.reader import Reader
 from memory_model.selector import Selector
-from trainer_worker.train.config import TrainConfig
+from trainer_worker.train.config import Part, TrainConfig
 
 ReaderName = Literal["text_adapter", "read_adapter"]
 
@@ -50,9 +50,11 @@ class Networks:
     quantiser: Quantiser
     reader: Reader
 
-    def read_with(self, adapter: ReaderName) -> None:
-        """Make one of the two readers the active one (and the only one with gradients)."""
+    def read_with(self, adapter: ReaderName, *, frozen: bool = False) -> None:
+        """Make one of the two readers the active one, and the only one with gradients if any."""
         self.lm.set_adapter(adapter)
+        for parameter in self.adapter_parameters(adapter):
+            parameter.requires_grad_(not frozen)
 
     def start_reading_memories(self) -> None:
         """Copy the text adapter over the read adapter."""
@@ -70,12 +72,14 @@ class Networks:
     def adapter_parameters(self, adapter: ReaderName) -> list[nn.Parameter]:
         return [p for name, p in self.lm.named_parameters() if f".{adapter}." in name]
 
-    def writer_parameters(self) -> list[nn.Parameter]:
-        return [p for name, p in self.encoder.named_parameters() if f".{WRITE_ADAPTER}." in name]
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Of the heads that the reader's loss trains; the selector has a training of its own."""
-        return [*self.compressor.parameters(), *self.expander.parameters()]
+    def parts(self) -> dict[Part, list[nn.Parameter]]:
+        """What the loss of a memory stage trains; the selector has a training of its own."""
+        writer = [p for name, p in self.encoder.named_parameters() if f".{WRITE_ADAPTER}." in name]
+        return {
+            "reader": self.adapter_parameters(READ_ADAPTER),
+            "compressor": writer,
+            "heads": [*self.compressor.parameters(), *self.expander.parameters()],
+        }
 
     def state(self) -> dict[str, torch.Tensor]:
         """All trained tensors by name."""

@@ -123,12 +123,13 @@ class Trainer:
             networks.read_with(TEXT_ADAPTER)
             groups = [(networks.adapter_parameters(TEXT_ADAPTER), 1.0)]
         else:
-            networks.read_with(READ_ADAPTER)
-            groups = [
-                (networks.adapter_parameters(READ_ADAPTER), 1.0),
-                (networks.writer_parameters(), 1.0),
-                (networks.head_parameters(), HEAD_RATE),
-            ]
+            networks.read_with(READ_ADAPTER, frozen="reader" in stage.frozen)
+            groups = []
+            for part, parameters in networks.parts().items():
+                for parameter in parameters:
+                    parameter.requires_grad_(part not in stage.frozen)
+                if part not in stage.frozen:
+                    groups.append((parameters, HEAD_RATE if part == "heads" else 1.0))
         return MasterAdamW(groups, clip=self._config.clip_norm)
 
     def _step(
@@ -203,7 +204,7 @@ class Trainer:
         if quantises:
             codes, lost = quantised(networks.quantiser, codes)
         blocks = [question_blocks(data, row) for row in rows]
-        teacher = self._teacher_logits(rows) if stage.teacher_weight else None
+        teacher = self._teacher_logits(rows, stage) if stage.teacher_weight else None
         contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)))
         logits, targets = answer_logits(networks, contexts, blocks)
         answer = functional.cross_entropy(logits, targets)
@@ -224,12 +225,12 @@ class Trainer:
         return {"loss": total} | {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
-    def _teacher_logits(self, rows: list[Row]) -> torch.Tensor:
+    def _teacher_logits(self, rows: list[Row], stage: Stage) -> torch.Tensor:
         self._networks.read_with(TEXT_ADAPTER)
         contexts = text_contexts(self._networks, self._data, rows)
         blocks = [question_blocks(self._data, row) for row in rows]
         logits, _ = answer_logits(self._networks, contexts, blocks)
-        self._networks.read_with(READ_ADAPTER)
+        self._networks.read_with(READ_ADAPTER, frozen="reader" in stage.frozen)
         return logits
 
     def _save(self, step: int) -> None:

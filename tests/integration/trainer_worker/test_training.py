@@ -114,6 +114,48 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
     assert changed == {"read_adapter", "write_adapter", "compressor", "expander"}
 
 
+@pytest.mark.parametrize(
+    ("frozen", "trained"),
+    [
+        (["reader"], {"write_adapter", "compressor", "expander"}),
+        (["compressor", "heads"], {"read_adapter"}),
+        (["heads"], {"read_adapter", "write_adapter"}),
+    ],
+)
+def test_a_stage_leaves_frozen_parts_as_they_are(
+    tiny_model: Path, data: Path, tmp_path: Path, frozen: list[str], trained: set[str]
+) -> None:
+    before = trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path / "before")
+    before.train()
+    frozen_stage = {**MEMORY, "name": "frozen", "frozen": frozen}
+    after = trainer(config(tiny_model, TEXT, MEMORY, frozen_stage), data, tmp_path / "before")
+    start = load_checkpoint(tmp_path / "before" / "checkpoints")
+    after.train(after.resume())
+    end = load_checkpoint(tmp_path / "before" / "checkpoints")
+    assert start is not None
+    assert end is not None
+    changed = {
+        name.split(":")[0]
+        for name, tensor in end[1].items()
+        if not torch.equal(tensor, start[1][name])
+    }
+    assert changed == trained
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ({**TEXT, "frozen": ["reader"]}, "nothing can be frozen"),
+        ({**MEMORY, "frozen": ["reader", "compressor", "heads"]}, "nothing is trained"),
+    ],
+)
+def test_a_stage_that_would_train_nothing_is_refused(
+    tiny_model: Path, stage: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        config(tiny_model, stage)
+
+
 def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     """The quantiser starts from the codes, follows them, and comes with the bundle."""
     coarse = MEMORY | {"name": "coarse", "quantised_share": 1.0, "steps": 6}
