@@ -41,6 +41,7 @@ from memory_model.template import Template
 from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes
 
 CONFIG = "bundle.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
 CODEBOOKS = "codebooks.safetensors"
 INFORMATION = "compressor.token_information"
@@ -225,8 +226,8 @@ def save_bundle(
     """Write a bundle; it appears whole or not at all.
 
     Args:
-        adapters: PEFT models; each of their adapters is saved in a folder of its name, the text
-            reader's beside the bundle.
+        adapters: PEFT models; each of their adapters is saved in a folder of its name, in bf16, the
+            text reader's beside the bundle.
         quantiser: None = the bundle has none.
 
     Returns: the configuration as written, with checksums.
@@ -249,6 +250,8 @@ def save_bundle(
         model.save_pretrained(temporary)
     for card in temporary.glob("**/README.md"):  # PEFT's empty model cards
         card.unlink()
+    for file in temporary.glob(f"*/{ADAPTER_WEIGHTS}"):  # in float32 where the LLM was
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
     rival = rival_directory(directory)
     shutil.rmtree(rival, ignore_errors=True)
     if (temporary / TEXT_ADAPTER).is_dir():

@@ -9,6 +9,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from memory_model.bundle import (
+    ADAPTER_WEIGHTS,
     HEADS,
     INFORMATION,
     READ_ADAPTER,
@@ -19,8 +20,6 @@ from memory_model.bundle import (
 )
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.networks import Networks
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def start_from(networks: Networks, bundle: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from memory_model import base as base_module
 from memory_model.base import load_base
 from memory_model.bundle import (
+    ADAPTER_WEIGHTS,
     CONFIG,
     HEADS,
     INFORMATION,
@@ -245,11 +246,17 @@ def test_a_trained_bundle_reads_with_the_chosen_adapter(
         lm = load_base(str(tiny_model), cache=tmp_path).lm
         model = first_layers(lm, tiny_bundle.config.layers) if name == "write_adapter" else lm
         adapters[name] = get_peft_model(model, lora, adapter_name=name)
+        for parameter_name, parameter in adapters[name].named_parameters():
+            if "lora" in parameter_name:  # values that a bundle can hold
+                parameter.data = parameter.data.bfloat16().float()
     config = BundleConfig(**tiny_bundle.config.model_dump() | {"trained": True})
     save_bundle(tmp_path / "trained", config, tiny_bundle.heads, list(adapters.values()))
     base = load_base(str(tiny_model), cache=tmp_path)
     loaded = load_bundle(tmp_path / "trained", base, reader=reader)
 
+    for folder in ("trained/read_adapter", "trained/write_adapter", "trained-text"):
+        weights = load_file(tmp_path / folder / ADAPTER_WEIGHTS)
+        assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     tokens = torch.tensor([[3, 50, 60, 70]])
     with torch.no_grad():
         expected = adapters[reader](input_ids=tokens).logits
