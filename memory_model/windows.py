@@ -3,8 +3,8 @@
 A window of "of the" costs a reader nothing to tell apart, one of two rare names costs it both. So
 a passage is cut where the windows' shares of its information are as even as they can be: cuts
 that minimise the sum of squares of what each window holds, found by dynamic programming. What a
-token holds is -log of its frequency in the training texts. (With memories trained on even windows,
-m = 32: exact answers 0.26 -> 0.37 before any training on the new ones, experiments/LOG.md.)
+token holds is -log of its frequency in the training texts. (What that is worth, and from which m
+on: experiments/LOG.md.)
 
 Symbols: B = batch, L = tokens, m = slots.
 """
@@ -12,6 +12,7 @@ Symbols: B = batch, L = tokens, m = slots.
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 LONGEST = 4
 """A window has at most so many times the tokens of an even one; without a bound, cubic time."""
@@ -37,15 +38,19 @@ def window_weights(
     """
     lengths = mask.sum(dim=1)  # (B,)
     number = torch.as_tensor(slots, device=mask.device).expand_as(lengths)  # (B,)
-    ends = _ends((information * mask).double().cpu(), lengths.cpu(), number.cpu())  # (B, m)
-    slot = torch.arange(ends.shape[1])
-    first = slot * lengths.cpu()[:, None] // number.cpu()[:, None]  # of a passage that repeats
-    start = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], dim=1)
-    start = torch.where((lengths <= number).cpu()[:, None], first, start)
-    ends, start = ends.to(mask.device), start.to(mask.device)
+    slot = torch.arange(int(number.max()), device=mask.device)
+    start = slot * lengths[:, None] // number[:, None]  # (B, m), of even windows
+    end = torch.maximum((slot + 1) * lengths[:, None] // number[:, None], start + 1)
+    alike = ((information == information[:, :1]) | ~mask).all(dim=1)  # (B,)
+    even = (alike | (lengths <= number))[:, None]  # no cuts are better
+    if not even.all():
+        cuts = _ends((information * mask).double().cpu(), lengths.cpu(), number.cpu())  # (B, m)
+        cuts = cuts.to(mask.device)
+        start = torch.where(even, start, functional.pad(cuts, (1, -1)))
+        end = torch.where(even, end, cuts)
     position = torch.arange(mask.shape[1], device=mask.device)
-    inside = (position >= start[..., None]) & (position < ends[..., None])  # (B, m, L)
-    own = (slot.to(mask.device) < number[:, None])[..., None]  # (B, m, 1)
+    inside = (position >= start[..., None]) & (position < end[..., None])  # (B, m, L)
+    own = (slot < number[:, None])[..., None]  # (B, m, 1)
     if scores is None:
         scores = torch.zeros_like(mask, dtype=torch.float32)[..., None]
     lowest = torch.finfo(scores.dtype).min
@@ -54,18 +59,14 @@ def window_weights(
 
 
 def _ends(information: torch.Tensor, lengths: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    """Where each window ends, exclusive. (B, L), (B,), (B,) -> (B, m)"""
+    """Where each window ends, exclusive; of rows with m >= L nothing. (B, L), … -> (B, m)"""
     rows, length = information.shape
     most = int(number.max())
-    slot = torch.arange(most)
-    repeating = slot * lengths[:, None] // number[:, None] + 1  # one token a window
     longest = min(length, LONGEST * int((-(-lengths // number)).max()))  # W
     before = torch.zeros(rows, length + 1, dtype=torch.double)
     before[:, 1:] = information.cumsum(dim=1)  # held by the first t tokens, t = 0 … L
     width = torch.arange(1, longest + 1)
-    origin = (
-        torch.arange(length + 1)[:, None] - width
-    )  # (L + 1, W) where a window ending here began
+    origin = torch.arange(length + 1)[:, None] - width  # (L + 1, W) where it began
     possible = origin >= 0
     origin = origin.clamp(min=0)
     held = (before[..., None] - before[:, origin]).square()  # (B, L + 1, W)
@@ -82,4 +83,4 @@ def _ends(information: torch.Tensor, lengths: torch.Tensor, number: torch.Tensor
         inside = s < number
         ends[:, s] = end
         end = torch.where(inside, end - widths[s, row, end], end).clamp(min=0)
-    return torch.where((lengths <= number)[:, None], repeating, ends)
+    return ends
