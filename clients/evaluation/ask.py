@@ -51,12 +51,16 @@ async def ask_questions(
         on_answer()
         return asked
 
+    gone: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(question)) for question in questions]
     except* ParamemError as errors:
-        # One cause stops all of them: the server is gone.
-        raise errors.exceptions[0] from None
+        gone = errors.exceptions[0]  # One cause stops all of them: the server is gone.
+    if (
+        gone is not None
+    ):  # raised in the clause above it would be a group again before Python 3.11.4
+        raise gone
     return [task.result() for task in tasks]
 
 

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ HOMES = sorted((Path(__file__).parent.parent / "fixtures").glob("home-v*.tar.gz"
 
 @pytest.fixture(params=HOMES, ids=lambda path: path.name.partition(".")[0])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path, filter="data")
+    filters: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(request.param) as archive:  # Python has filters since 3.11.4
+        archive.extractall(tmp_path, **filters)
     return tmp_path
 
 
