@@ -64,7 +64,7 @@ def train_bundle(
     networks = build_networks(config, base)
     if config.start is not None:
         start_from(networks, config.start)
-    if config.stages:
+    if config.stages:  # else the codes stay those of ``start``, hence their windows, too
         held = networks.compressor.token_information
         held.copy_(training_set.token_information(len(held)))
     trainer = Trainer(config, networks, training_set, directory)
