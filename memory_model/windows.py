@@ -29,7 +29,8 @@ def window_weights(
     A passage shorter than m tokens repeats tokens, so that every slot is filled.
 
     Args:
-        information: (B, L) of each token, not negative; all alike = even windows.
+        information: (B, L) of each token, not negative; all alike = even windows. Padding's is
+            ignored.
         mask: (B, L) bool, right-padded, at least one token a row.
         slots: m, or (B,) a number for each row; windows beyond a row's own are zero.
         scores: (B, L, 1); a window's weights are their softmax. None = all alike.
@@ -62,12 +63,12 @@ def _ends(information: torch.Tensor, lengths: torch.Tensor, number: torch.Tensor
     """Where each window ends, exclusive; of rows with m >= L nothing. (B, L), … -> (B, m)"""
     rows, length = information.shape
     most = int(number.max())
-    longest = min(length, LONGEST * int((-(-lengths // number)).max()))  # W
+    longest = LONGEST * -(-lengths // number)  # (B,): a row's own, whatever it is batched with
     before = torch.zeros(rows, length + 1, dtype=torch.double)
     before[:, 1:] = information.cumsum(dim=1)  # held by the first t tokens, t = 0 … L
-    width = torch.arange(1, longest + 1)
+    width = torch.arange(1, min(length, int(longest.max())) + 1)  # (W,)
     origin = torch.arange(length + 1)[:, None] - width  # (L + 1, W) where it began
-    possible = origin >= 0
+    possible = (origin >= 0) & (width <= longest[:, None, None])  # (B, L + 1, W)
     origin = origin.clamp(min=0)
     held = (before[..., None] - before[:, origin]).square()  # (B, L + 1, W)
     held = torch.where(possible, held, torch.inf)

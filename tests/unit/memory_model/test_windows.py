@@ -75,6 +75,16 @@ def test_rows_of_a_batch_are_cut_as_they_would_be_alone() -> None:
         assert together[row, slots:].count_nonzero() == 0
 
 
+def test_the_longest_window_of_a_row_does_not_depend_on_the_batch() -> None:
+    information = torch.full((2, 40), 0.01)
+    information[0, 21:] = 100.0  # asks for one window of all that comes before
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    together = window_weights(information, mask, torch.tensor([20, 2]))
+    alone = window_weights(information[:1], mask[:1], 20)
+    torch.testing.assert_close(together[:1], alone)
+    assert max(lengths(alone[0])) <= LONGEST * 2
+
+
 def test_within_a_window_tokens_of_higher_score_count_more() -> None:
     mask = torch.tensor([[True, True, True, True, False]])
     scores = torch.tensor([[0.0, 2.0, 1.0, 1.0, 9.0]])[..., None]
