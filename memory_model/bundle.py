@@ -149,18 +149,28 @@ def load_bundle(directory: Path, base: BaseModel, *, reader: str = READ_ADAPTER)
     if config.format_version == 1:
         del expected[INFORMATION]
     check_tensors(directory / HEADS, expected)
-    heads = load_file(directory / HEADS)
-    heads.setdefault(INFORMATION, modules["compressor"].token_information)
-    for name, head in modules.items():
-        module = cast(nn.Module, head)
-        try:
-            module.load_state_dict(_part(heads, f"{name}."))
-        except RuntimeError as error:
-            raise BundleError(
-                f"{directory / HEADS} does not hold the expected heads: {error}"
-            ) from error
-        module.eval().requires_grad_(False)
+    try:
+        load_heads(directory, modules)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{directory / HEADS} does not hold the expected heads: {error}"
+        ) from error
+    for head in modules.values():
+        cast(nn.Module, head).eval().requires_grad_(False)
     return Bundle(config, base, **modules, quantiser=load_quantiser(directory, base))
+
+
+def load_heads(directory: Path, heads: Heads) -> None:
+    """Fill modules with what a bundle of either format holds.
+
+    Raises:
+        FileNotFoundError: the bundle has no heads.
+        RuntimeError: they have other names or shapes.
+    """
+    tensors = load_file(directory / HEADS)
+    tensors.setdefault(INFORMATION, heads["compressor"].token_information)  # format 1 has none
+    for name, head in heads.items():
+        cast(nn.Module, head).load_state_dict(_part(tensors, f"{name}."))
 
 
 def load_quantiser(directory: Path, base: BaseModel) -> Quantiser | None:

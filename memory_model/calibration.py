@@ -116,7 +116,7 @@ def fit_expander(
     from there (experiments/LOG.md).
     """
     reading = compressor.read(token_ids)
-    information = compressor.information(token_ids)  # (B, L)
+    information = compressor.token_information[reading.token_ids]  # (B, L)
     codes, targets = [], []
     for tokens in WINDOW_TOKENS:
         weights = window_weights(information, reading.mask, TOKENS // tokens)  # (B, windows, L)

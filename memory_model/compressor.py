@@ -18,11 +18,11 @@ Symbols: B = batch, L = tokens, m = slots, h = hidden size, d = code dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from memory_model.base import BaseModel
 from memory_model.encoder import Encoder, Reading, first_layers
@@ -51,7 +51,7 @@ class Compressor(nn.Module):
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Run the first layers. Returns: a reading whose states are scaled."""
         reading = self._encoder(token_ids)
-        return Reading(reading.embedded, reading.states * self.state_scale, reading.mask)
+        return replace(reading, states=reading.states * self.state_scale)
 
     def compress(
         self, token_ids: Sequence[Sequence[int]], slots: int | torch.Tensor | None = None
@@ -72,17 +72,12 @@ class Compressor(nn.Module):
         """Weighted means of each window's embeddings and of its states. Returns: (B, m, h) twice"""
         reading = self.read(token_ids)
         windows = window_weights(
-            self.information(token_ids),
+            self.token_information[reading.token_ids],
             reading.mask,
             self.slots if slots is None else slots,
             self.weight_head(reading.states),
         )  # (B, m, L)
         return windows @ reading.embedded, windows @ reading.states
-
-    def information(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """What each token holds, padded with zeros. Returns: (B, L)."""
-        held = [self.token_information[list(tokens)] for tokens in token_ids]
-        return pad_sequence(held, batch_first=True)
 
     def head(self, embedded: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Window means (…, h) of embeddings and states -> codes (…, d)."""

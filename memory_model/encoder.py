@@ -23,6 +23,7 @@ from memory_model.base import BaseModel
 class Reading:
     """What an encoder sees of B passages, right-padded."""
 
+    token_ids: torch.Tensor  # (B, L)
     embedded: torch.Tensor  # (B, L, h) float32 token embeddings
     states: torch.Tensor  # (B, L, h) float32 states after the last of its layers
     mask: torch.Tensor  # (B, L) bool
@@ -51,7 +52,7 @@ class Encoder:
         output = self._trunk(
             inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
         )
-        return Reading(embedded.float(), output.last_hidden_state.float(), mask)
+        return Reading(ids, embedded.float(), output.last_hidden_state.float(), mask)
 
     def _pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-pad to the longest. Returns: ids (B, L) and mask (B, L) bool."""

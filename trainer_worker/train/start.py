@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from memory_model.bundle import (
     ADAPTER_WEIGHTS,
-    HEADS,
-    INFORMATION,
     READ_ADAPTER,
     TEXT_ADAPTER,
     WRITE_ADAPTER,
+    load_heads,
     read_config,
     rival_directory,
 )
@@ -43,13 +41,7 @@ def start_from(networks: Networks, bundle: Path) -> None:
     try:
         for model, name, folder in adapters:
             set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name)
-        heads: dict[str, torch.Tensor] = load_file(bundle / HEADS)
-        heads.setdefault(INFORMATION, networks.compressor.token_information)  # of format 1
-        for name, module in networks.modules().items():
-            prefix = f"{name}."
-            module.load_state_dict(
-                {key.removeprefix(prefix): heads[key] for key in heads if key.startswith(prefix)}
-            )
+        load_heads(bundle, networks.heads)
     except FileNotFoundError as error:
         raise TrainingError(f"{bundle} is not a trained bundle: {error}") from error
     except RuntimeError as error:
