@@ -23,6 +23,7 @@ from benchmarks.ranking import (
     Ranking,
     embed_keys,
     rank_bm25,
+    rank_by_attention,
     rank_by_keys,
     rank_fused,
 )
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--slots", type=int, help="m; default the bundle's")
-    parser.add_argument("--selection", choices=["router", "hybrid"], default="router")
+    parser.add_argument("--selection", choices=["router", "attention", "hybrid"], default="router")
     parser.add_argument(
         "--formats", nargs="+", type=CodeFormat, default=[CodeFormat.BF16], choices=list(CodeFormat)
     )
@@ -121,11 +122,14 @@ def rank(model: OfflineModel, corpus: Corpus, selection: str, k: int) -> Ranking
     """Passages of each question, selected as the service does it. Shape (Q, k)."""
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
-    deep = k if selection == "router" else CANDIDATES
-    routed = rank_by_keys(model, embed_keys(model, texts), asked, deep)
-    return (
-        routed if selection == "router" else rank_fused([routed, rank_bm25(texts, asked, deep)], k)
-    )
+    keys = embed_keys(model, texts)
+    if selection == "hybrid":
+        routed = rank_by_keys(model, keys, asked, CANDIDATES)
+        return rank_fused([routed, rank_bm25(texts, asked, CANDIDATES)], k)
+    if selection == "attention":
+        codes = model.compress([passage.token_ids for passage in corpus.passages])
+        return rank_by_attention(model, keys, codes, asked, k)
+    return rank_by_keys(model, keys, asked, k)
 
 
 def report(

@@ -86,8 +86,10 @@ def test_every_report_is_printed(run: Run) -> None:
         assert row in printed
 
 
-def test_answers_are_measured_beside_text_and_nothing(run: Run) -> None:
+@pytest.mark.parametrize("selected_by", ["router", "attention"])
+def test_answers_are_measured_beside_text_and_nothing(run: Run, selected_by: str) -> None:
     options = ["--top-k", "2", "--slots", "3", "--formats", "bf16", "int4"]
+    options += ["--selection", selected_by]
     printed = run(answers, "--sets", "toy-dev", *options)
     rows = [line for line in printed.splitlines() if "| toy-dev | 4 | 4 |" in line]
     reads = [row.split(" | ")[3] for row in rows]

@@ -15,8 +15,9 @@ from trainer_worker.train.errors import TrainingError
 RERANK_REPORT_QUESTIONS = 1000
 
 
-Part = Literal["reader", "compressor", "heads"]
-"""Read adapter; write adapter; what maps states to codes and codes to ``inputs_embeds``."""
+Part = Literal["reader", "compressor", "heads", "selector"]
+"""Read adapter; write adapter; what maps states to codes and codes to ``inputs_embeds``; what maps
+states to keys and queries."""
 
 
 class _Strict(BaseModel):
@@ -27,35 +28,49 @@ class Stage(_Strict):
     """One leg of the curriculum. Losses are weighted sums; the answer loss has weight 1."""
 
     name: str
-    context: Literal["text", "memory"]
+    context: Literal["text", "memory", "selected"]
+    """What is read: passages as text, their memories, or the memories that the selector chooses
+    from all of the data for each question (end to end)."""
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = 20
     final_rate: float = 0.1
     """Of the learning rate, reached linearly at the last step."""
     tokens_per_slot: tuple[float, float] = (1.0, 1.0)
-    """Drawn evenly for each step; memory stages only."""
+    """Drawn evenly for each step; not for text."""
     ramp_steps: int = 0
     """Over so many steps the upper end of ``tokens_per_slot`` rises from 1."""
     reconstruction_weight: float = 0.0
     teacher_weight: float = 0.0
     """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
+    imitation_weight: float = 0.0
+    """Of how far the states over questions and answers are from the teacher's, in every layer."""
     quantised_share: float = 0.0
     """Of the steps of a memory stage that read quantised codes."""
     quantisation_weight: float = 1.0
     """Of what quantising loses of the codes, relative to their variance, in those steps."""
     text_share: float = 0.0
     """Of the steps of a memory stage that read text, so that the reader keeps both."""
+    retrieval_weight: float = 0.1
+    """Of the selector's InfoNCE over all passages, where memories are selected."""
     frozen: frozenset[Part] = frozenset()
-    """What a memory stage leaves as it is: with the reader frozen memories learn to be read as they
-    are, with compressor and heads frozen the reader learns to read what there is."""
+    """What a stage of memories leaves as it is: with the reader frozen memories learn to be read as
+    they are, with compressor and heads frozen the reader learns to read what there is."""
+
+    @property
+    def trained(self) -> frozenset[Part]:
+        """Where memories are given, nothing tells the selector anything."""
+        if self.context == "text":
+            return frozenset()
+        given = {"selector"} if self.context == "memory" else set()
+        return frozenset(get_args(Part)) - self.frozen - given
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> Stage:
         if self.frozen and self.context == "text":
             raise ValueError("a text stage trains the text reader alone: nothing can be frozen")
-        if self.frozen == frozenset(get_args(Part)):
-            raise ValueError("with reader, compressor and heads frozen nothing is trained")
+        if self.context != "text" and not self.trained:
+            raise ValueError(f"with {', '.join(sorted(self.frozen))} frozen nothing is trained")
         return self
 
 
@@ -77,7 +92,6 @@ class SelectionTraining(_Strict):
     epochs: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=0.001, gt=0)
     batch_questions: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.05, gt=0)
 
 
 class RerankTraining(_Strict):

@@ -1,6 +1,7 @@
 """What a step minimises, from sampled rows.
 
-Symbols: B = rows, K = passages of a row, N = answer tokens, V = vocabulary, d = code dimension.
+Symbols: B = rows, K = passages of a row, N = answer tokens, M = tokens of questions and answers,
+V = vocabulary, h = hidden size, d = code dimension.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.networks import Networks
-from trainer_worker.train.packing import Block, pack, packed_logits
+from trainer_worker.train.packing import Block, PackedOutput, pack, read_packed
 
 
 def question_blocks(data: TrainingSet, row: Row) -> list[Block]:
@@ -40,21 +41,39 @@ def text_contexts(networks: Networks, data: TrainingSet, rows: Sequence[Row]) ->
 
 
 def memory_contexts(
-    networks: Networks, rows: Sequence[Row], codes: dict[int, torch.Tensor]
+    networks: Networks,
+    rows: Sequence[Row],
+    codes: dict[int, torch.Tensor],
+    weights: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
-    """Passages as memories. Returns: B of (C_i, h)."""
-    return [
-        networks.reader.memory_context([codes[passage] for passage in row.passages]) for row in rows
-    ]
+    """Passages as memories.
+
+    Args:
+        codes: (m_i, d) of each passage.
+        weights: (B, K) that the memories are multiplied by.
+
+    Returns: B of (C_i, h).
+    """
+    contexts = []
+    for number, row in enumerate(rows):
+        memories = [codes[passage] for passage in row.passages]
+        if weights is not None:
+            memories = [code * w for code, w in zip(memories, weights[number], strict=True)]
+        contexts.append(networks.reader.memory_context(memories))
+    return contexts
 
 
-def answer_logits(
-    networks: Networks, contexts: Sequence[torch.Tensor], blocks: Sequence[Sequence[Block]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, V) of the predicted tokens and the tokens (N,)."""
+def read_blocks(
+    networks: Networks,
+    contexts: Sequence[torch.Tensor],
+    blocks: Sequence[Sequence[Block]],
+    *,
+    with_states: bool = False,
+) -> tuple[PackedOutput, torch.Tensor]:
+    """Let the active reader read. Returns: what it made of them, and the tokens to predict (N,)."""
     lm = networks.base.lm
     packed = pack(lm.get_input_embeddings(), contexts, blocks)
-    return packed_logits(lm, packed), packed.targets
+    return read_packed(lm, packed, with_states=with_states), packed.targets
 
 
 def teacher_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -65,6 +84,21 @@ def teacher_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
         log_target=True,
         reduction="batchmean",
     )
+
+
+def imitation(student: PackedOutput, teacher: PackedOutput) -> torch.Tensor:
+    """How far the student's states are from the teacher's, mean over layers. ()
+
+    A question and its answer are the same tokens behind memories and behind text, so their states
+    can be compared one by one (layer-wise distillation: Sun et al. 2019, arXiv 1908.09355). Squares
+    relative to the teacher's variance in each dimension: a few dimensions of huge variance would
+    decide otherwise.
+    """
+    distances = [
+        ((mine.float() - theirs.float()).square() / theirs.float().var(dim=0)).mean()
+        for mine, theirs in zip(student.states, teacher.states, strict=True)
+    ]
+    return torch.stack(distances).mean()
 
 
 def reconstruction_blocks(data: TrainingSet, rows: Sequence[Row]) -> list[Block]:

@@ -73,12 +73,16 @@ class Networks:
         return [p for name, p in self.lm.named_parameters() if f".{adapter}." in name]
 
     def parts(self) -> dict[Part, list[nn.Parameter]]:
-        """What the loss of a memory stage trains; the selector has a training of its own."""
+        """What the losses of memory stages can train."""
         writer = [p for name, p in self.encoder.named_parameters() if f".{WRITE_ADAPTER}." in name]
         return {
             "reader": self.adapter_parameters(READ_ADAPTER),
             "compressor": writer,
             "heads": [*self.compressor.parameters(), *self.expander.parameters()],
+            "selector": [
+                *self.selector.key_head.parameters(),
+                *self.selector.query_head.parameters(),
+            ],
         }
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -6,8 +6,8 @@ Every block sees the context and itself, never another block, and its positions 
 end of the context: the numbers are those of separate rows, for one pass over the context. (For
 SQuAD, 5 questions a passage, that is a quarter of the tokens.)
 
-Symbols: B = rows, C = context positions, T = row length, N = predicted tokens, h = hidden size,
-V = vocabulary.
+Symbols: B = rows, C = context positions, T = row length, N = predicted tokens, M = tokens of the
+blocks that are read (all but the last of each), h = hidden size, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Packed:
     position_ids: torch.Tensor  # (B, T)
     predicting: tuple[torch.Tensor, torch.Tensor]  # (N,) rows, (N,) positions
     targets: torch.Tensor  # (N,)
+    read: tuple[torch.Tensor, torch.Tensor]  # (M,) rows, (M,) positions of the blocks' inputs
     block_of_target: torch.Tensor  # (N,) running number of the block over the whole batch
 
 
@@ -77,26 +78,41 @@ def pack(
         positions.append(torch.tensor(position))
     inputs_embeds = pad_sequence(rows, batch_first=True)  # (B, T, h)
     block_of = pad_sequence(numbers, batch_first=True, padding_value=-1).to(device)  # (B, T)
+    in_block = (block_of > 0).nonzero()  # (M, 2)
     return Packed(
         inputs_embeds=inputs_embeds,
         attention_mask=_mask(block_of, dtype),
         position_ids=pad_sequence(positions, batch_first=True).to(device),
         predicting=(torch.tensor(at_row, device=device), torch.tensor(at_position, device=device)),
         targets=torch.tensor(targets, device=device),
+        read=(in_block[:, 0], in_block[:, 1]),
         block_of_target=torch.tensor(owner, device=device),
     )
 
 
-def packed_logits(lm: Any, packed: Packed) -> torch.Tensor:
-    """Logits that predict ``packed.targets``. Returns: (N, V) float32."""
-    states = lm.base_model(
+@dataclass(frozen=True, slots=True)
+class PackedOutput:
+    """What the LLM made of a batch."""
+
+    logits: torch.Tensor  # (N, V) float32, of the predicted tokens
+    states: tuple[torch.Tensor, ...]  # of each layer (M, h), where blocks are read; may be left out
+
+
+def read_packed(lm: Any, packed: Packed, *, with_states: bool = False) -> PackedOutput:
+    """Run the LLM on a batch."""
+    output = lm.base_model(
         inputs_embeds=packed.inputs_embeds,
         attention_mask=packed.attention_mask,
         position_ids=packed.position_ids,
         use_cache=False,
-    ).last_hidden_state
-    logits: torch.Tensor = lm.get_output_embeddings()(states[packed.predicting]).float()
-    return logits
+        output_hidden_states=with_states,
+    )
+    predicting = output.last_hidden_state[packed.predicting]  # (N, h)
+    states = output.hidden_states[1:] if with_states else ()  # 0 are the embeddings
+    return PackedOutput(
+        logits=lm.get_output_embeddings()(predicting).float(),
+        states=tuple(layer[packed.read] for layer in states),
+    )
 
 
 def _mask(block_of: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -12,8 +12,10 @@ LOSSES = (
     "quantised_answer",
     "quantisation",
     "teacher",
+    "imitation",
     "reconstruction",
     "selection",
+    "retrieval",
     "reranking",
 )
 SMOOTHING = 0.9

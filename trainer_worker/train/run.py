@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterable
 from pathlib import Path
 
 from memory_model.bundle import BundleConfig, save_bundle
@@ -67,19 +67,22 @@ def train_bundle(
     if config.stages:  # else the codes stay those of ``start``, hence their windows, too
         held = networks.compressor.token_information
         held.copy_(training_set.token_information(len(held)))
-    trainer = Trainer(config, networks, training_set, directory)
-    trainer.train(trainer.resume() if resume else 0, report)
     metrics = MetricsLog(directory / "metrics.jsonl")
-    selecting = chain(
-        train_selector(networks.selector, training_set, config.selection)
-        if config.selection
-        else (),
-        train_reranker(networks, training_set, config.reranking) if config.reranking else (),
-        train_quantiser(networks, training_set, config),
-    )
-    for step, values in enumerate(selecting, trainer.total_steps):
-        metrics.append({"step": step} | values)
-        report({"step": step} | values)
+
+    def record(losses: Iterable[dict[str, float | int | str]], first: int) -> None:
+        for step, values in enumerate(losses, first):
+            metrics.append({"step": step} | values)
+            report({"step": step} | values)
+
+    trainer = Trainer(config, networks, training_set, directory)
+    start = trainer.resume() if resume else 0
+    if config.selection and not start:  # before any stage, for its checkpoints to hold it
+        epochs = train_selector(networks.selector, training_set, config.selection)
+        record(epochs, -config.selection.epochs)
+    trainer.train(start, report)
+    if config.reranking:
+        record(train_reranker(networks, training_set, config.reranking), trainer.total_steps)
+    record(train_quantiser(networks, training_set, config), trainer.total_steps)
     plot_losses(directory / "metrics.jsonl", directory / "losses.png")
     export_bundle(bundle, config, networks)
     return bundle

@@ -21,6 +21,7 @@ from trainer_worker.train.config import SelectionTraining
 from trainer_worker.train.dataset import TrainingSet
 
 WHITENING_RIDGE = 0.1  # of the mean eigenvalue: keeps rare directions from being blown up
+TEMPERATURE = 0.05
 BATCH = 64
 """Texts read at once."""
 
@@ -49,7 +50,7 @@ def train_selector(
         ):
             keys = functional.normalize(selector.key_head(passages), dim=-1)  # (P, d)
             vectors = functional.normalize(selector.query_head(questions[some]), dim=-1)
-            scores = vectors @ keys.T / config.temperature  # (b, P)
+            scores = vectors @ keys.T / TEMPERATURE  # (b, P)
             loss = functional.cross_entropy(scores, gold[some])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,13 +16,15 @@ from torch.nn import functional
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
 from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from trainer_worker.train.codes import fit_quantiser, memory_codes, quantised, sampled_ids
-from trainer_worker.train.config import Stage, TrainConfig
+from trainer_worker.train.config import Part, Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
+from trainer_worker.train.end_to_end import EndToEndSelection, Selected
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.losses import (
-    answer_logits,
+    imitation,
     memory_contexts,
     question_blocks,
+    read_blocks,
     reconstruction_blocks,
     teacher_divergence,
     text_contexts,
@@ -29,6 +32,7 @@ from trainer_worker.train.losses import (
 from trainer_worker.train.metrics import MetricsLog
 from trainer_worker.train.networks import Networks, scale_states
 from trainer_worker.train.optimizer import MasterAdamW
+from trainer_worker.train.packing import PackedOutput
 
 QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
@@ -36,10 +40,10 @@ QUESTION_TOKENS = 26
 SCALING_PASSAGES = 32
 RECONSTRUCTED_ROWS = 4
 """Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
-HEAD_RATE = 0.03
-"""Of the learning rate, for the heads: their inputs are of unit scale and their outputs, token
-embeddings, of a tenth of that; at the adapters' rate ten steps of Adam wreck what they start with
-(answer loss 0.6 -> 2.4, experiments/LOG.md)."""
+PART_RATES: dict[Part, float] = {"heads": 0.03, "selector": 0.03}
+"""Of the learning rate: the heads inputs are of unit scale and their outputs, token embeddings, of
+a tenth of that; at the adapters' rate ten steps of Adam wreck what they start with (answer loss 0.6
+-> 2.4, experiments/LOG.md)."""
 
 Report = Callable[[dict[str, float | int | str]], None]
 
@@ -101,9 +105,9 @@ class Trainer:
     def _begin(self, stage: Stage) -> None:
         """What a stage needs that none before it has made."""
         networks = self._networks
-        if stage.context == "memory" and self._config.start is None:
+        if stage.context != "text" and self._config.start is None:
             earlier = self._config.stages[: self._config.stages.index(stage)]
-            if not any(other.context == "memory" for other in earlier):
+            if all(other.context == "text" for other in earlier):
                 networks.start_reading_memories()
                 some = sampled_ids(self._data, SCALING_PASSAGES, self._config.seed)
                 scale_states(networks.compressor, some)
@@ -127,9 +131,9 @@ class Trainer:
             groups = []
             for part, parameters in networks.parts().items():
                 for parameter in parameters:
-                    parameter.requires_grad_(part not in stage.frozen)
-                if part not in stage.frozen:
-                    groups.append((parameters, HEAD_RATE if part == "heads" else 1.0))
+                    parameter.requires_grad_(part in stage.trained)
+                if part in stage.trained:
+                    groups.append((parameters, PART_RATES.get(part, 1.0)))
         return MasterAdamW(groups, clip=self._config.clip_norm)
 
     def _step(
@@ -140,11 +144,7 @@ class Trainer:
         totals: dict[str, float] = {}
         for micro in range(self._config.accumulate):
             random_ = random.Random(f"{self._config.seed}/{step}/{micro}")
-            rows = self._rows(random_)
-            text = stage.context == "text" or random_.random() < stage.text_share
-            losses = (
-                self._text_losses(rows) if text else self._memory_losses(rows, position, random_)
-            )
+            losses = self._losses(position, random_)
             total = losses["loss"] / self._config.accumulate
             if not torch.isfinite(total):
                 raise self._diverged(step)
@@ -163,6 +163,33 @@ class Trainer:
             "gradient_norm": round(norm, 4),
             "seconds": round(time.monotonic() - started, 3),
         }
+
+    def _losses(self, position: Position, random_: random.Random) -> dict[str, torch.Tensor]:
+        """All losses of a batch by name; "loss" is what to minimise."""
+        stage = position.stage
+        selected = self._select(random_) if stage.context == "selected" else None
+        rows = selected.rows if selected else self._rows(random_)
+        if stage.context == "text" or random_.random() < stage.text_share:
+            return self._text_losses(rows)
+        if selected is None:
+            return self._memory_losses(rows, position, random_)
+        losses = self._memory_losses(rows, position, random_, selected.weights)
+        total = losses["loss"] + stage.retrieval_weight * selected.loss
+        return losses | {"loss": total, "retrieval": selected.loss.detach()}
+
+    @cached_property
+    def _selection(self) -> EndToEndSelection:
+        return EndToEndSelection(self._networks.selector, self._data)
+
+    def _select(self, random_: random.Random) -> Selected:
+        """Questions of one K with what the selector gives them, about ``batch_tokens`` together."""
+        config = self._config
+        passages = random_.choice(config.passages_per_row)
+        each = passages * config.passage_tokens + QUESTION_TOKENS
+        number = min(max(1, config.batch_tokens // each), len(self._data.questions))
+        return self._selection.select(
+            random_.sample(range(len(self._data.questions)), number), passages
+        )
 
     def _rows(self, random_: random.Random) -> list[Row]:
         """Rows of one K, about ``batch_tokens`` together."""
@@ -184,12 +211,16 @@ class Trainer:
     def _text_losses(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         blocks = [question_blocks(self._data, row) for row in rows]
         contexts = text_contexts(self._networks, self._data, rows)
-        logits, targets = answer_logits(self._networks, contexts, blocks)
-        loss = functional.cross_entropy(logits, targets)
+        output, targets = read_blocks(self._networks, contexts, blocks)
+        loss = functional.cross_entropy(output.logits, targets)
         return {"loss": loss, "text_answer": loss.detach()}
 
     def _memory_losses(
-        self, rows: list[Row], position: Position, random_: random.Random
+        self,
+        rows: list[Row],
+        position: Position,
+        random_: random.Random,
+        weights: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         stage, data, networks = position.stage, self._data, self._networks
         low, high = stage.tokens_per_slot
@@ -204,34 +235,44 @@ class Trainer:
         if quantises:
             codes, lost = quantised(networks.quantiser, codes)
         blocks = [question_blocks(data, row) for row in rows]
-        teacher = self._teacher_logits(rows, stage) if stage.teacher_weight else None
-        contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)))
-        logits, targets = answer_logits(networks, contexts, blocks)
-        answer = functional.cross_entropy(logits, targets)
+        teacher = self._teacher(rows, stage)
+        contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)), weights)
+        output, targets = read_blocks(
+            networks, contexts, blocks, with_states=bool(stage.imitation_weight)
+        )
+        answer = functional.cross_entropy(output.logits, targets)
         losses = {"answer": answer, "tokens_per_slot": torch.tensor(tokens_per_slot)}
         total = answer
         if quantises:
             losses |= {"quantised_answer": losses.pop("answer"), "quantisation": lost}
             total = total + stage.quantisation_weight * lost
-        if teacher is not None:
-            losses["teacher"] = teacher_divergence(logits, teacher)
+        if teacher and stage.teacher_weight:
+            losses["teacher"] = teacher_divergence(output.logits, teacher.logits)
             total = total + stage.teacher_weight * losses["teacher"]
+        if teacher and stage.imitation_weight:
+            losses["imitation"] = imitation(output, teacher)
+            total = total + stage.imitation_weight * losses["imitation"]
         if stage.reconstruction_weight and len(rows[0].passages) == 1:
             some = rows[:RECONSTRUCTED_ROWS]
             said = [[block] for block in reconstruction_blocks(data, some)]
-            logits, targets = answer_logits(networks, contexts[: len(some)], said)
-            losses["reconstruction"] = functional.cross_entropy(logits, targets)
+            output, targets = read_blocks(networks, contexts[: len(some)], said)
+            losses["reconstruction"] = functional.cross_entropy(output.logits, targets)
             total = total + stage.reconstruction_weight * losses["reconstruction"]
         return {"loss": total} | {name: value.detach() for name, value in losses.items()}
 
     @torch.no_grad()
-    def _teacher_logits(self, rows: list[Row], stage: Stage) -> torch.Tensor:
+    def _teacher(self, rows: list[Row], stage: Stage) -> PackedOutput | None:
+        """The text reader on the same rows as text, if anything is to be learnt from it."""
+        if not (stage.teacher_weight or stage.imitation_weight):
+            return None
         self._networks.read_with(TEXT_ADAPTER)
         contexts = text_contexts(self._networks, self._data, rows)
         blocks = [question_blocks(self._data, row) for row in rows]
-        logits, _ = answer_logits(self._networks, contexts, blocks)
+        output, _ = read_blocks(
+            self._networks, contexts, blocks, with_states=bool(stage.imitation_weight)
+        )
         self._networks.read_with(READ_ADAPTER, frozen="reader" in stage.frozen)
-        return logits
+        return output
 
     def _save(self, step: int) -> None:
         save_checkpoint(self._checkpoints, Progress(step), self._networks.state())

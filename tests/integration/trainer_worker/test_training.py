@@ -32,6 +32,7 @@ MEMORY = {
     "tokens_per_slot": [1.0, 3.0],
     "reconstruction_weight": 0.3,
     "teacher_weight": 0.5,
+    "imitation_weight": 0.5,
 }
 
 
@@ -102,7 +103,7 @@ def test_both_stages_run_and_every_loss_is_recorded(
     steps = metrics(tmp_path)
     assert [step["stage"] for step in steps] == ["text"] * 3 + ["memory"] * 3
     names = set().union(*steps)
-    assert {"answer", "teacher", "reconstruction", "text_answer"} <= names
+    assert {"answer", "teacher", "imitation", "reconstruction", "text_answer"} <= names
 
 
 def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path: Path) -> None:
@@ -123,19 +124,21 @@ def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("frozen", "trained"),
+    ("context", "frozen", "trained"),
     [
-        (["reader"], {"write_adapter", "compressor", "expander"}),
-        (["compressor", "heads"], {"read_adapter"}),
-        (["heads"], {"read_adapter", "write_adapter"}),
+        ("memory", ["reader"], {"write_adapter", "compressor", "expander"}),
+        ("memory", ["compressor", "heads"], {"read_adapter"}),
+        ("memory", ["heads"], {"read_adapter", "write_adapter"}),
+        ("selected", ["compressor", "heads"], {"read_adapter", "selector"}),
+        ("selected", ["reader", "compressor", "heads"], {"selector"}),
     ],
 )
 def test_a_stage_leaves_frozen_parts_as_they_are(
-    tiny_model: Path, data: Path, tmp_path: Path, frozen: list[str], trained: set[str]
+    tiny_model: Path, data: Path, tmp_path: Path, context: str, frozen: list[str], trained: set[str]
 ) -> None:
     before = trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path / "before")
     before.train()
-    frozen_stage = {**MEMORY, "name": "frozen", "frozen": frozen}
+    frozen_stage = {**MEMORY, "context": context, "name": "frozen", "frozen": frozen}
     after = trainer(config(tiny_model, TEXT, MEMORY, frozen_stage), data, tmp_path / "before")
     start = load_checkpoint(tmp_path / "before" / "checkpoints")
     after.train(after.resume())
@@ -155,6 +158,11 @@ def test_a_stage_leaves_frozen_parts_as_they_are(
     [
         ({**TEXT, "frozen": ["reader"]}, "nothing can be frozen"),
         ({**MEMORY, "frozen": ["reader", "compressor", "heads"]}, "nothing is trained"),
+        (
+            {**MEMORY, "context": "selected"}
+            | {"frozen": ["reader", "compressor", "heads", "selector"]},
+            "nothing is trained",
+        ),
     ],
 )
 def test_a_stage_that_would_train_nothing_is_refused(
@@ -190,10 +198,11 @@ def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    one_token = MEMORY | {"tokens_per_slot": [1.0, 1.0], "steps": 1, "teacher_weight": 1.0}
+    one_token = MEMORY | {"tokens_per_slot": [1.0, 1.0], "steps": 1}
     run = config(tiny_model, TEXT, one_token).model_copy(update={"z_dim": 64})  # d = h
     trainer(run, data, tmp_path).train()
     assert metrics(tmp_path)[-1]["teacher"] == pytest.approx(0.0, abs=1e-4)
+    assert metrics(tmp_path)[-1]["imitation"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(
@@ -258,7 +267,9 @@ def test_a_run_goes_on_from_a_bundle(tiny_model: Path, data: Path, tmp_path: Pat
     assert found is not None
     state = networks.state()
     for name, tensor in stored(found[1]).items():
-        if not name.startswith(("selector", "quantiser")):  # trained after the last checkpoint
+        if not name.startswith(
+            ("selector:reranker", "quantiser")
+        ):  # trained after the last checkpoint
             torch.testing.assert_close(state[name], tensor)
     second = load_bundle(
         train_bundle(further, data, tmp_path / "second"),

@@ -6,7 +6,7 @@ import torch
 
 from memory_model.bundle import Bundle
 from memory_model.likelihood import target_logits
-from trainer_worker.train.packing import Block, pack, packed_logits
+from trainer_worker.train.packing import Block, pack, read_packed
 
 
 def test_packed_questions_get_the_logits_of_separate_rows(tiny_bundle: Bundle) -> None:
@@ -18,7 +18,7 @@ def test_packed_questions_get_the_logits_of_separate_rows(tiny_bundle: Bundle) -
         [Block((60, 61, 62), 1)],
     ]
     with torch.no_grad():
-        packed = packed_logits(lm, pack(embed, contexts, blocks))
+        packed = read_packed(lm, pack(embed, contexts, blocks)).logits
         prompts, answers = [], []
         for context, asked in zip(contexts, blocks, strict=True):
             for block in asked:
@@ -35,7 +35,7 @@ def test_a_block_without_a_prompt_is_predicted_from_the_context(tiny_bundle: Bun
     context = embed(torch.tensor([5, 6, 7]))
     with torch.no_grad():
         packed = pack(embed, [context], [[Block((20, 21), 2), Block((30, 31, 32), 0)]])
-        logits = packed_logits(lm, packed)  # (3, V): the first block has nothing to predict
+        logits = read_packed(lm, packed).logits  # (3, V): the first block has nothing to predict
         separate = target_logits(lm, [context], [(30, 31, 32)])
     assert packed.targets.tolist() == [30, 31, 32]
     torch.testing.assert_close(logits, separate, atol=1e-4, rtol=1e-4)
