@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -69,9 +70,14 @@ def main() -> None:
             spec = MemorySpec(config.fingerprint, slots, config.z_dim, code_format)
             say(weigh(f"memory, m = {slots}, {code_format}", spec, texts, split, quantiser))
     say(weigh("RAG: vector and text", chunk_spec(encoder), texts, split, None))
-    lm = model.bundle.base.lm.config
+    cached = cached_bytes(model.bundle.base.lm.config, tokens)
+    say(f"| KV cache of the passage, bf16 | {cached:,.0f} | | | | |")
+
+
+def cached_bytes(lm: Any, tokens: float) -> float:
+    """Of the keys and values that an LLM of this configuration keeps of so many tokens, in bf16."""
     values = 2 * lm.num_hidden_layers * lm.num_key_value_heads * lm.head_dim
-    say(f"| KV cache of the passage, bf16 | {values * BF16_BYTES * tokens:,.0f} | | | | |")
+    return float(values * BF16_BYTES * tokens)
 
 
 def weigh(

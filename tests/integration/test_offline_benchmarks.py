@@ -14,8 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import answers, quality, refinement, selection, writes
+from benchmarks import answers, pareto, quality, refinement, selection, writes
 from benchmarks.offline import OfflineModel
+from clients.evaluation.bootstrap import Estimate
 from memory_model.base import load_base
 from memory_store.records import CodeFormat
 from tests.unit.memory_store.making import QUANTISER
@@ -101,6 +102,30 @@ def test_answers_are_measured_beside_text_and_nothing(run: Run, selected_by: str
         "memory, int4",
     ]
     assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
+
+
+def test_answers_are_weighed_against_bytes(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "pareto.png"
+    printed = run(pareto, "--set", "toy-dev", "--slots", "2", "4", "--plot", str(picture))
+    rows = [
+        line.split(" | ") for line in printed.splitlines() if line.startswith(("| m", "| t", "| K"))
+    ]
+    sizes = [int(row[1].replace(",", "")) for row in rows]
+    assert sizes == sorted(sizes)
+    names = {row[0].removeprefix("| ") for row in rows}
+    assert {"memory, m = 2, bf16", "memory, m = 4, int4", "text and vector (RAG)"} < names
+    assert "KV cache, bf16" in names
+    assert rows[0][3].startswith("yes")  # nothing is smaller
+    assert picture.stat().st_size > 0
+
+
+def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
+    sizes = {"small": (10, 0.2), "worse": (20, 0.2), "better": (20, 0.4), "large": (90, 0.4)}
+    points = [
+        pareto.Point(name, size, Estimate(value, 0.0, 1.0, 10))
+        for name, (size, value) in sizes.items()
+    ]
+    assert [point.name for point in pareto.frontier(points)] == ["small", "better"]
 
 
 def test_selection_is_measured_beside_bm25_and_an_encoder(run: Run) -> None:
