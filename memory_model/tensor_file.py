@@ -65,7 +65,7 @@ def check_adapter(directory: Path, model: nn.Module) -> None:
         except AttributeError:
             raise BundleError(f"{file}: {name} is of no layer of this model") from None
         outputs, inputs = weight.shape
-        if not isinstance(rank, int) or not 0 < rank <= min(outputs, inputs):
+        if not isinstance(rank, int) or not 0 < rank <= max(outputs, inputs):
             raise BundleError(f"{file}: rank {rank} does not fit {path}, ({outputs}, {inputs})")
         expected[f"{PEFT_PREFIX}{path}.lora_A.weight"] = (rank, inputs)
         expected[f"{PEFT_PREFIX}{path}.lora_B.weight"] = (outputs, rank)

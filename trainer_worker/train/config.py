@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,6 +18,11 @@ RERANK_REPORT_QUESTIONS = 1000
 Part = Literal["reader", "compressor", "heads", "selector"]
 """Read adapter; write adapter; what maps states to codes and codes to ``inputs_embeds``; what maps
 states to keys and queries."""
+
+
+Rank = Annotated[int, Field(ge=1)] | Literal["full"]
+"""Of an adapter. ``full``: as wide as the LLM, so that what is added to a weight can be any matrix.
+That is full fine-tuning of every linear layer, kept apart like any adapter."""
 
 
 class _Strict(BaseModel):
@@ -41,6 +46,9 @@ class Stage(_Strict):
     ramp_steps: int = 0
     """Over so many steps the upper end of ``tokens_per_slot`` rises from 1."""
     reconstruction_weight: float = 0.0
+    """Of saying the passage right after its memory."""
+    continuation_weight: float = 0.0
+    """Of saying, set apart from the memory, the passage that follows in the document."""
     teacher_weight: float = 0.0
     """Of the KL to the text-reading teacher on the answer tokens (temperature 1)."""
     imitation_weight: float = 0.0
@@ -116,8 +124,8 @@ class TrainConfig(_Strict):
     layers: int = Field(ge=1)
     """Of the LLM that the compressor reads with."""
     passage_tokens: int = Field(default=160, ge=16)
-    write_rank: int = Field(default=32, ge=1)
-    read_rank: int = Field(default=32, ge=1)
+    write_rank: Rank = 32
+    read_rank: Rank = 32
     template: Template = Template()
     seed: int = 0
     batch_tokens: int = Field(default=2600, ge=64)

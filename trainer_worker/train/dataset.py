@@ -30,6 +30,7 @@ class TrainingPassage:
     text: str
     token_ids: tuple[int, ...]
     topic: str  # documents of one topic (article) are each other's hard distractors
+    next: int | None = None  # passage that follows in the document
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,12 @@ def load_training_set(
                 split = splitter.split(document["text"])
             except TextError:
                 continue
-            found[document["id"]] = list(range(len(passages), len(passages) + len(split)))
+            numbers = list(range(len(passages), len(passages) + len(split)))
+            found[document["id"]] = numbers
+            topic = document.get("title", "")
             passages += [
-                TrainingPassage(passage.text, passage.token_ids, document.get("title", ""))
-                for passage in split
+                TrainingPassage(passage.text, passage.token_ids, topic, following)
+                for passage, following in zip(split, [*numbers[1:], None], strict=True)
             ]
         for item in _lines(data, f"{name}.qa"):
             if len(item["doc_ids"]) != 1:

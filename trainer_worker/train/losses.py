@@ -1,4 +1,4 @@
-"""What a step minimises, from sampled rows.
+"""What there is to read and to say in sampled rows, and how far one reader is from another.
 
 Symbols: B = rows, K = passages of a row, N = answer tokens, M = tokens of questions and answers,
 V = vocabulary, h = hidden size, d = code dimension.
@@ -101,6 +101,21 @@ def imitation(student: PackedOutput, teacher: PackedOutput) -> torch.Tensor:
     return torch.stack(distances).mean()
 
 
-def reconstruction_blocks(data: TrainingSet, rows: Sequence[Row]) -> list[Block]:
+def reconstruction_blocks(data: TrainingSet, rows: Sequence[Row]) -> list[list[Block]]:
     """One block a row of K = 1: the passage itself, said right after its memory."""
-    return [Block(data.passages[row.passages[0]].token_ids, 0) for row in rows]
+    return [[Block(data.passages[row.passages[0]].token_ids, 0)] for row in rows]
+
+
+def continuation_blocks(
+    networks: Networks, data: TrainingSet, rows: Sequence[Row]
+) -> list[list[Block]]:
+    """One block a row of K = 1: the next passage of the document, set apart as passages are; none
+    where the passage is its document's last."""
+    separator = networks.reader.separator_tokens
+    following = [data.passages[row.passages[0]].next for row in rows]
+    return [
+        []
+        if number is None
+        else [Block((*separator, *data.passages[number].token_ids), len(separator))]
+        for number in following
+    ]

@@ -32,7 +32,7 @@ from memory_model.expander import Expander
 from memory_model.quantiser import Quantiser
 from memory_model.reader import Reader
 from memory_model.selector import Selector
-from trainer_worker.train.config import Part, TrainConfig
+from trainer_worker.train.config import Part, Rank, TrainConfig
 
 ReaderName = Literal["text_adapter", "read_adapter"]
 
@@ -165,8 +165,9 @@ def scale_states(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> 
     compressor.state_scale.copy_(states.square().mean(dim=0).clamp(min=1e-12).rsqrt())
 
 
-def _with_adapter(model: Any, base_name: str, rank: int, name: str) -> Any:
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+def _with_adapter(model: Any, base_name: str, rank: Rank, name: str) -> Any:
+    r = model.config.hidden_size if rank == "full" else rank  # one side of each matrix is h
+    lora = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a trunk has no output layer to tell LoRA to spare
         wrapped = get_peft_model(model, lora, adapter_name=name, autocast_adapter_dtype=False)

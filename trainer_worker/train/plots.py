@@ -14,6 +14,7 @@ LOSSES = (
     "teacher",
     "imitation",
     "reconstruction",
+    "continuation",
     "selection",
     "retrieval",
     "reranking",

@@ -6,54 +6,28 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
 from trainer_worker.train.checkpoint import Progress, load_checkpoint, save_checkpoint
-from trainer_worker.train.codes import fit_quantiser, memory_codes, quantised, sampled_ids
+from trainer_worker.train.codes import fit_quantiser, sampled_ids
 from trainer_worker.train.config import Part, Stage, TrainConfig
-from trainer_worker.train.dataset import Row, TrainingSet
-from trainer_worker.train.end_to_end import EndToEndSelection, Selected
+from trainer_worker.train.dataset import TrainingSet
 from trainer_worker.train.errors import TrainingError
-from trainer_worker.train.losses import (
-    imitation,
-    memory_contexts,
-    question_blocks,
-    read_blocks,
-    reconstruction_blocks,
-    teacher_divergence,
-    text_contexts,
-)
 from trainer_worker.train.metrics import MetricsLog
 from trainer_worker.train.networks import Networks, scale_states
+from trainer_worker.train.objective import Objective, Position
 from trainer_worker.train.optimizer import MasterAdamW
-from trainer_worker.train.packing import PackedOutput
-
-QUESTION_TOKENS = 26
-"""Typical tokens of a question and its answer, to size batches."""
 
 SCALING_PASSAGES = 32
-RECONSTRUCTED_ROWS = 4
-"""Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
 PART_RATES: dict[Part, float] = {"heads": 0.03, "selector": 0.03}
-"""Of the learning rate: the heads inputs are of unit scale and their outputs, token embeddings, of
+"""Of the learning rate: the heads' inputs are of unit scale and their outputs, token embeddings, of
 a tenth of that; at the adapters' rate ten steps of Adam wreck what they start with (answer loss 0.6
 -> 2.4, experiments/LOG.md)."""
 
 Report = Callable[[dict[str, float | int | str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A step as its stage sees it."""
-
-    stage: Stage
-    step: int  # within the stage
 
 
 class Trainer:
@@ -65,6 +39,7 @@ class Trainer:
         self._config = config
         self._networks = networks
         self._data = data
+        self._objective = Objective(config, networks, data)
         self._checkpoints = directory / "checkpoints"
         self._metrics = MetricsLog(directory / "metrics.jsonl")
         self.total_steps = sum(stage.steps for stage in config.stages)
@@ -144,7 +119,7 @@ class Trainer:
         totals: dict[str, float] = {}
         for micro in range(self._config.accumulate):
             random_ = random.Random(f"{self._config.seed}/{step}/{micro}")
-            losses = self._losses(position, random_)
+            losses = self._objective.losses(position, random_)
             total = losses["loss"] / self._config.accumulate
             if not torch.isfinite(total):
                 raise self._diverged(step)
@@ -163,116 +138,6 @@ class Trainer:
             "gradient_norm": round(norm, 4),
             "seconds": round(time.monotonic() - started, 3),
         }
-
-    def _losses(self, position: Position, random_: random.Random) -> dict[str, torch.Tensor]:
-        """All losses of a batch by name; "loss" is what to minimise."""
-        stage = position.stage
-        selected = self._select(random_) if stage.context == "selected" else None
-        rows = selected.rows if selected else self._rows(random_)
-        if stage.context == "text" or random_.random() < stage.text_share:
-            return self._text_losses(rows)
-        if selected is None:
-            return self._memory_losses(rows, position, random_)
-        losses = self._memory_losses(rows, position, random_, selected.weights)
-        total = losses["loss"] + stage.retrieval_weight * selected.loss
-        return losses | {"loss": total, "retrieval": selected.loss.detach()}
-
-    @cached_property
-    def _selection(self) -> EndToEndSelection:
-        return EndToEndSelection(self._networks.selector, self._data)
-
-    def _select(self, random_: random.Random) -> Selected:
-        """Questions of one K with what the selector gives them, about ``batch_tokens`` together."""
-        config = self._config
-        passages = random_.choice(config.passages_per_row)
-        each = passages * config.passage_tokens + QUESTION_TOKENS
-        number = min(max(1, config.batch_tokens // each), len(self._data.questions))
-        return self._selection.select(
-            random_.sample(range(len(self._data.questions)), number), passages
-        )
-
-    def _rows(self, random_: random.Random) -> list[Row]:
-        """Rows of one K, about ``batch_tokens`` together."""
-        config = self._config
-        passages = random_.choice(config.passages_per_row)
-        rows, tokens = [], 0
-        while tokens < config.batch_tokens:
-            row = self._data.sample(
-                random_,
-                passages=passages,
-                questions=config.questions_per_row,
-                absent_share=config.absent_share,
-            )
-            rows.append(row)
-            tokens += sum(len(self._data.passages[p].token_ids) for p in row.passages)
-            tokens += QUESTION_TOKENS * len(row.questions)
-        return rows
-
-    def _text_losses(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        blocks = [question_blocks(self._data, row) for row in rows]
-        contexts = text_contexts(self._networks, self._data, rows)
-        output, targets = read_blocks(self._networks, contexts, blocks)
-        loss = functional.cross_entropy(output.logits, targets)
-        return {"loss": loss, "text_answer": loss.detach()}
-
-    def _memory_losses(
-        self,
-        rows: list[Row],
-        position: Position,
-        random_: random.Random,
-        weights: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        stage, data, networks = position.stage, self._data, self._networks
-        low, high = stage.tokens_per_slot
-        if stage.ramp_steps:
-            ramp = min(1.0, (position.step + 1) / stage.ramp_steps)
-            low, high = 1.0 + (low - 1.0) * ramp, 1.0 + (high - 1.0) * ramp
-        tokens_per_slot = random_.uniform(low, high)
-        passages = sorted({passage for row in rows for passage in row.passages})
-        codes = memory_codes(networks, data, passages, tokens_per_slot)
-        quantises = random_.random() < stage.quantised_share
-        lost = torch.zeros(())
-        if quantises:
-            codes, lost = quantised(networks.quantiser, codes)
-        blocks = [question_blocks(data, row) for row in rows]
-        teacher = self._teacher(rows, stage)
-        contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)), weights)
-        output, targets = read_blocks(
-            networks, contexts, blocks, with_states=bool(stage.imitation_weight)
-        )
-        answer = functional.cross_entropy(output.logits, targets)
-        losses = {"answer": answer, "tokens_per_slot": torch.tensor(tokens_per_slot)}
-        total = answer
-        if quantises:
-            losses |= {"quantised_answer": losses.pop("answer"), "quantisation": lost}
-            total = total + stage.quantisation_weight * lost
-        if teacher and stage.teacher_weight:
-            losses["teacher"] = teacher_divergence(output.logits, teacher.logits)
-            total = total + stage.teacher_weight * losses["teacher"]
-        if teacher and stage.imitation_weight:
-            losses["imitation"] = imitation(output, teacher)
-            total = total + stage.imitation_weight * losses["imitation"]
-        if stage.reconstruction_weight and len(rows[0].passages) == 1:
-            some = rows[:RECONSTRUCTED_ROWS]
-            said = [[block] for block in reconstruction_blocks(data, some)]
-            output, targets = read_blocks(networks, contexts[: len(some)], said)
-            losses["reconstruction"] = functional.cross_entropy(output.logits, targets)
-            total = total + stage.reconstruction_weight * losses["reconstruction"]
-        return {"loss": total} | {name: value.detach() for name, value in losses.items()}
-
-    @torch.no_grad()
-    def _teacher(self, rows: list[Row], stage: Stage) -> PackedOutput | None:
-        """The text reader on the same rows as text, if anything is to be learnt from it."""
-        if not (stage.teacher_weight or stage.imitation_weight):
-            return None
-        self._networks.read_with(TEXT_ADAPTER)
-        contexts = text_contexts(self._networks, self._data, rows)
-        blocks = [question_blocks(self._data, row) for row in rows]
-        output, _ = read_blocks(
-            self._networks, contexts, blocks, with_states=bool(stage.imitation_weight)
-        )
-        self._networks.read_with(READ_ADAPTER, frozen="reader" in stage.frozen)
-        return output
 
     def _save(self, step: int) -> None:
         save_checkpoint(self._checkpoints, Progress(step), self._networks.state())

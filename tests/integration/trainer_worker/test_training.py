@@ -15,8 +15,9 @@ from memory_model.bundle import load_bundle
 from memory_model.calibration import create_untrained_bundle
 from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.config import TrainConfig
-from trainer_worker.train.dataset import load_training_set
+from trainer_worker.train.dataset import Row, load_training_set
 from trainer_worker.train.errors import TrainingError
+from trainer_worker.train.losses import continuation_blocks
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import train_bundle
 from trainer_worker.train.start import start_from
@@ -99,11 +100,16 @@ def metrics(directory: Path) -> list[dict[str, Any]]:
 def test_both_stages_run_and_every_loss_is_recorded(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    trainer(config(tiny_model, TEXT, MEMORY), data, tmp_path).train()
+    end = MEMORY | {"name": "end", "context": "selected", "tokens_per_slot": [1.0, 2.0]}
+    trainer(config(tiny_model, TEXT, MEMORY, end), data, tmp_path).train()
     steps = metrics(tmp_path)
-    assert [step["stage"] for step in steps] == ["text"] * 3 + ["memory"] * 3
+    assert [step["stage"] for step in steps] == ["text"] * 3 + ["memory"] * 3 + ["end"] * 3
     names = set().union(*steps)
     assert {"answer", "teacher", "imitation", "reconstruction", "text_answer"} <= names
+    for step in steps[-3:]:
+        said = 0.3 * step.get("reconstruction", 0.0)
+        parts = step["answer"] + 0.5 * (step["teacher"] + step["imitation"]) + said
+        assert step["loss"] == pytest.approx(parts + 0.1 * step["retrieval"], abs=1e-4)
 
 
 def test_each_stage_trains_its_own_parts(tiny_model: Path, data: Path, tmp_path: Path) -> None:
@@ -170,6 +176,40 @@ def test_a_stage_that_would_train_nothing_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         config(tiny_model, stage)
+
+
+def test_a_memory_learns_to_say_what_follows_its_passage(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """One document of many passages: its last one has nothing to go on with."""
+    sentence = "Person0 lives in town 0 and has a cat of 2 years. "
+    (data / "toy-train.docs.jsonl").write_text(json.dumps({"id": "d0", "text": sentence * 20}))
+    following = MEMORY | {"continuation_weight": 1.0, "steps": 6}
+    run = config(tiny_model, TEXT, following).model_copy(update={"passages_per_row": [1]})
+    made = trainer(run, data, tmp_path)
+    passages = made._data.passages
+    assert [passage.next for passage in passages] == [*range(1, len(passages)), None]
+    assert len(passages) > 2
+    rows = [Row((number,), (), ()) for number in (0, len(passages) - 1)]
+    [first], last = continuation_blocks(made._networks, made._data, rows)
+    assert first.token_ids[first.prompt_length :] == passages[1].token_ids
+    assert first.prompt_length == len(made._networks.reader.separator_tokens) > 0
+    assert last == []
+
+
+def test_a_full_adapter_can_add_any_matrix(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    run = config(tiny_model, TEXT, MEMORY).model_copy(
+        update={"write_rank": "full", "read_rank": "full"}
+    )
+    bundle = train_bundle(run, data, tmp_path)
+    adapters = load_file(bundle / "read_adapter" / "adapter_model.safetensors")
+    base = load_base(run.model, cache=tmp_path, device="cpu")
+    weights = dict(base.lm.named_parameters())
+    for name, factor in adapters.items():
+        if ".lora_A." in name:
+            layer = name.removeprefix("base_model.model.").split(".lora_A.")[0]
+            assert min(weights[f"{layer}.weight"].shape) <= len(factor)  # (r, in)
+    assert load_bundle(bundle, base).config.trained
 
 
 def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path: Path) -> None:
