@@ -130,11 +130,10 @@ class ReadingModel:
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
-        # attention starts from the router's candidates, and needs a trained re-ranker
-        self._selections = {"router": self._router, "cosine": self._cosine}
-        if bundle.config.trained:
-            self._selections["attention"] = self._router
-        self.selections = tuple(sorted(self._selections))
+        # best first; attention starts from the router's candidates, and needs a trained re-ranker
+        self._selections = {"attention": self._router} if bundle.config.trained else {}
+        self._selections |= {"router": self._router, "cosine": self._cosine}
+        self.selections = tuple(self._selections)
 
     @torch.inference_mode()
     def embed_query(self, query: str, selection: str) -> FloatArray:

@@ -218,32 +218,35 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             param="context",
         )
     available = (*services.engine_info().selections, *LEXICAL)
-    if body.selection not in available:
+    selection = body.selection or available[0]
+    if selection not in available:
         raise SelectionUnavailableError(
-            f"selection {body.selection} is not available with the loaded bundle; choose one of: "
+            f"selection {selection} is not available with the loaded bundle; choose one of: "
             + ", ".join(available)
         )
     with watch.stage("select"):
-        hits = await _select(services, body, watch)
+        hits = await _select(services, body, selection, watch)
     with watch.stage("load"):
         load: Callable[[MemoryStore, Sequence[Hit]], Context]
         load = _load_codes if given == "memory" else _load_texts
         return await services.read(load, services.store, hits)
 
 
-async def _select(services: Services, body: QueryBody, watch: Stopwatch) -> list[Hit]:
+async def _select(
+    services: Services, body: QueryBody, selection: str, watch: Stopwatch
+) -> list[Hit]:
     """The ``top_k`` memories for the query, best first."""
-    if body.selection == BM25:
+    if selection == BM25:
         return await _by_words(services, body, body.top_k)
-    if body.selection == HYBRID:
+    if selection == HYBRID:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         by_key = await _by_key(services, body, ROUTER, candidates, watch)
         return fuse_hits([by_key, await _by_words(services, body, candidates)])[: body.top_k]
-    if body.selection == ATTENTION:
+    if selection == ATTENTION:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         hits = await _by_key(services, body, ATTENTION, candidates, watch)
         return (await _rerank(services, body, hits, watch))[: body.top_k]
-    return await _by_key(services, body, body.selection, body.top_k, watch)
+    return await _by_key(services, body, selection, body.top_k, watch)
 
 
 async def _by_words(services: Services, body: QueryBody, wanted: int) -> list[Hit]:

@@ -40,7 +40,9 @@ def evaluate(
     concurrency: Annotated[int, typer.Option("--concurrency", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 24,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,
-    selection: Annotated[str, typer.Option("--selection")] = "router",
+    selection: Annotated[
+        str | None, typer.Option("--selection", show_default="the server's")
+    ] = None,
     reconstruct: Annotated[
         int, typer.Option("--reconstruct", min=0, help="Documents to recite for ROUGE-L.")
     ] = 8,

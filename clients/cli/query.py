@@ -31,7 +31,7 @@ def query(
         typer.Option(
             "--selection",
             help="How memories are ranked: router, cosine, attention, bm25 or hybrid.",
-            show_default="router",
+            show_default="the server's: attention, or router without a trained bundle",
         ),
     ] = None,
     context: Annotated[

@@ -48,7 +48,7 @@ class Plan:
     seed: int = 0
     concurrency: int = 1
     top_k: int = 5  # K
-    selection: str = "router"
+    selection: str | None = None  # None = the server's
     max_new_tokens: int = 24
     reconstruct: int = 8  # documents recited for ROUGE-L
     reconstruct_tokens: int = 200  # longest recitation of a passage
@@ -71,7 +71,8 @@ class Plan:
         }
         if setting is not Setting.CLOSED:
             options["top_k"] = self.top_k
-            options["selection"] = self.selection
+            if self.selection is not None:
+                options["selection"] = self.selection
         if setting.is_oracle:
             options["filters"] = {"document_id": list(question.doc_ids)}
         return options

@@ -136,7 +136,7 @@ def _facts(
         "client_host": hardware(),
         "collection": plan.collection_name,
         "mode": plan.mode,
-        "selection": plan.selection,
+        "selection": plan.selection or next(iter(engine.selections), None),
         "max_new_tokens": plan.max_new_tokens,
         "concurrency": plan.concurrency,
     }

@@ -28,7 +28,7 @@ from server.engine.generator import (
     SelectionUnavailableError,
 )
 
-SELECTIONS = ("attention", "cosine", "router")
+SELECTIONS = ("router", "cosine", "attention")
 CONTEXT_TOKENS = 4096
 MIN_WORDS, MAX_WORDS = 8, 40
 ONSETS = ("am", "be", "cor", "del", "em", "fjo", "gro", "har", "is", "ju", "kel", "la")

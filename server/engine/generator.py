@@ -60,7 +60,7 @@ class EngineInfo:
     dtype: str
     device: str
     context_tokens: int
-    selections: tuple[str, ...]  # e.g. ("cosine", "router")
+    selections: tuple[str, ...]  # the first is what a query gets that names none
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class MemoryOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     top_k: int = Field(default=5, ge=1)
-    selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] = "router"
+    selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] | None = None
     context: Literal["memory", "text", "none"] | None = None
     filters: dict[str, Any] | None = None
     read_after: str | None = None

@@ -64,11 +64,12 @@ class QueryBody(Body):
     query: QueryText
     top_k: int = Field(5, ge=1, description="K: memories to select.")
     collection: CollectionName = DEFAULT_COLLECTION
-    selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] = Field(
-        "router",
+    selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] | None = Field(
+        None,
         description="router, cosine: by the memories' keys; attention: the router's best, "
         "re-ranked by their slots; bm25: by the words of the texts, where they were kept; "
-        "hybrid: router and bm25 fused.",
+        "hybrid: router and bm25 fused. By default the first that /version names: attention, or "
+        "router without a trained bundle.",
     )
     context: Literal["memory", "text", "none"] | None = Field(
         None,

@@ -35,7 +35,15 @@ class UntrainedEngine(DummyEngine):
 
     @property
     def info(self) -> EngineInfo:
-        return replace(super().info, selections=("cosine", "router"))
+        return replace(super().info, selections=("router", "cosine"))
+
+
+class RerankingEngine(DummyEngine):
+    """Re-ranks unless a query names something else."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, selections=("attention", "router", "cosine"))
 
 
 class FailingEngine(DummyEngine):

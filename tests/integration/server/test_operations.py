@@ -185,7 +185,7 @@ def test_the_version_describes_the_loaded_model(client: TestClient) -> None:
     engine = client.get("/version").json()["engine"]
     assert (engine["model"], engine["fingerprint"]) == ("dummy", "dummy-1")
     assert (engine["slots"], engine["z_dim"], engine["code_format"]) == (4, 64, "bf16")
-    assert engine["selections"] == ["attention", "cosine", "router", "bm25", "hybrid"]
+    assert engine["selections"] == ["router", "cosine", "attention", "bm25", "hybrid"]
 
 
 def test_metrics_count_requests_by_route_template_and_status(client: TestClient) -> None:

@@ -15,6 +15,7 @@ from memory_store.records import MemorySpec
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind, Settings
 from server import read_path
+from server.engine.dummy import DummyEngine
 from tests.integration.server.conftest import (
     MakeClient,
     error_of,
@@ -22,7 +23,7 @@ from tests.integration.server.conftest import (
     opened_store,
     write,
 )
-from tests.integration.server.engines import FailingEngine, UntrainedEngine
+from tests.integration.server.engines import FailingEngine, RerankingEngine, UntrainedEngine
 from tests.integration.server.hash_worker import SPEC, HashWorker, beat, work_all, work_once
 from tests.integration.server.sse import events_of
 
@@ -115,7 +116,19 @@ def test_a_selection_that_the_bundle_lacks_is_refused(make_client: MakeClient) -
     refused = client.post("/query", json={"query": "x", "selection": "attention"})
     error = error_of(refused, 422)
     assert (error["code"], error["param"]) == ("selection_unavailable", "selection")
-    assert "cosine, router" in error["message"]
+    assert "router, cosine" in error["message"]
+
+
+@pytest.mark.parametrize(("engine", "reranks"), [(RerankingEngine, True), (UntrainedEngine, False)])
+def test_a_query_that_names_no_selection_gets_the_engines_first(
+    make_client: MakeClient, store: MemoryStore, engine: type[DummyEngine], reranks: bool
+) -> None:
+    client = make_client(generator=engine(make_settings(Path("unused"))))
+    client.post("/write", json={"text": "The ferry leaves at seven.", "mode": "fast"})
+    work_all(store)
+    answer = ask(client, "ferry")
+    assert len(answer["memories"]) == 1
+    assert ("rerank" in answer["timings_ms"]) == reranks
 
 
 def test_top_k_limits_the_memories(stocked: TestClient) -> None:
