@@ -160,6 +160,15 @@ class Services:
     @contextmanager
     def admit_query(self) -> Iterator[None]:
         """Hold one of the places for queries in flight. Raises: ApiError 429."""
+        self.refuse_query_if_full()
+        self.queries_in_flight += 1
+        try:
+            yield
+        finally:
+            self.queries_in_flight -= 1
+
+    def refuse_query_if_full(self) -> None:
+        """Raises: ApiError 429."""
         if self.queries_in_flight >= self.settings.max_concurrent_requests:
             raise ApiError(
                 429,
@@ -168,11 +177,6 @@ class Services:
                 "try again shortly",
                 retry_after_s=1,
             )
-        self.queries_in_flight += 1
-        try:
-            yield
-        finally:
-            self.queries_in_flight -= 1
 
     def refuse_if_draining(self) -> None:
         """Raises: ApiError 503 once the process was asked to stop."""

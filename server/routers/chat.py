@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 from memory_store.records import DEFAULT_COLLECTION, Collection
 from server.auth import Caller
 from server.disconnect import unless_disconnected
-from server.json_body import JsonRoute
+from server.query_route import QueryRoute
 from server.read_path import Answering, begin_answer
 from server.schemas.chat import (
     MODEL,
@@ -32,7 +32,7 @@ from server.sse import data_event, event_stream
 DONE = "[DONE]"
 CHUNK = "chat.completion.chunk"
 
-router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["openai"])
+router = APIRouter(prefix="/v1", route_class=QueryRoute, tags=["openai"])
 
 
 @router.post(

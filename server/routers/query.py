@@ -9,14 +9,14 @@ from fastapi.sse import ServerSentEvent
 
 from server.auth import Caller
 from server.disconnect import unless_disconnected
-from server.json_body import JsonRoute
+from server.query_route import QueryRoute
 from server.read_path import Answering, begin_answer
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult
 from server.services import ResponseScope, ServingDep
 from server.sse import event, event_stream
 
-router = APIRouter(route_class=JsonRoute, tags=["query"])
+router = APIRouter(route_class=QueryRoute, tags=["query"])
 
 
 @router.post(

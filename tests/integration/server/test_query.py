@@ -284,8 +284,6 @@ def test_fifty_queries_at_once_each_get_their_own_answer(stocked: TestClient) ->
 
 
 def test_too_many_queries_in_flight_get_429(make_client: MakeClient, settings: Settings) -> None:
-    from server.engine.dummy import DummyEngine
-
     engine = DummyEngine(settings, token_delay_s=0.05)
     client = make_client(generator=engine, max_concurrent_requests=1)
     with ThreadPoolExecutor(1) as pool:
@@ -295,6 +293,10 @@ def test_too_many_queries_in_flight_get_429(make_client: MakeClient, settings: S
         answer = client.post("/query", json={"query": "x", "stream": True})
         assert error_of(answer, 429)["code"] == "too_many_queries"
         assert int(answer.headers["Retry-After"]) >= 1
+        for path in ("/query", "/v1/chat/completions"):  # before the body is looked at
+            unread = client.post(path, content=b"{", headers={"Content-Type": "application/json"})
+            assert error_of(unread, 429)["code"] == "too_many_queries"
+        assert client.get("/v1/models").status_code == 200
         slow.result()
     assert ask(client)["answer"]
 
