@@ -16,7 +16,15 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from memory_store.index.vector_index import Found, IdArray, c_floats, check, id_array
+from memory_store.index.vector_index import (
+    WORD_BYTES,
+    Found,
+    IdArray,
+    as_float16,
+    c_floats,
+    check,
+    id_array,
+)
 from memory_store.records import FloatArray
 
 MAX_LISTS = 1024
@@ -28,9 +36,7 @@ BLOCK = 4096
 """Rows scored or decoded at a time, so that the copy in float32 stays in the processor's cache."""
 TRAINING_ROUNDS = 8
 SAMPLE_PER_LIST = 64
-WORD_BYTES = 8
 REMOVED = -1
-FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 Rows = npt.NDArray[np.int64]
 
@@ -100,7 +106,7 @@ class CompressedIndex:
         self._codes.add_with_ids(c_floats(vectors), rows)
         self._ids[rows] = ids
         # a key of unit norm is never clipped
-        self._vectors[rows] = np.clip(vectors, -FLOAT16_MAX, FLOAT16_MAX)
+        self._vectors[rows] = as_float16(vectors)
         self._rows, self._count, self._order = end, self._count + len(ids), None
 
     def remove(self, ids: Sequence[int]) -> None:

@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from memory_store.records import FloatArray
 
+WORD_BYTES = 8
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
 IdArray = npt.NDArray[np.int64]
 Found = list[tuple[int, float]]
 
@@ -118,3 +121,8 @@ def id_array(ids: Sequence[int]) -> IdArray:
 
 def c_floats(vectors: FloatArray) -> FloatArray:
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def as_float16(vectors: FloatArray) -> npt.NDArray[np.float16]:
+    """Rounded to float16; what it cannot hold becomes its largest number. (n, d) -> (n, d)"""
+    return vectors.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)

@@ -54,7 +54,7 @@ def test_an_old_home_is_whole_and_goes_on_working(home: Path) -> None:
             assert hits[0].memory.document_id == name
         assert store.document("default", "tide").version == 2
         assert store.document_text("default", "secret") is None
-        assert store.stats().index_rebuilds == 0
+        assert store.stats().index_rebuilds == 1  # saved in a layout that is no longer read
         (small,) = store.documents(collection="small").items
         assert store.collection("small").spec == INT8_SPEC
         (code,) = store.load_codes(small.memories[:1])
