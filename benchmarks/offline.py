@@ -16,6 +16,7 @@ from memory_model.likelihood import nats_per_token, target_logits
 from memory_model.passages import PassageSplitter
 from memory_model.reader import Reader
 from memory_model.runtime import open_base
+from memory_store.records import CodeFormat
 from paramem.settings import load_settings
 
 BATCH = 16
@@ -33,6 +34,12 @@ class OfflineModel:
         self.splitter = PassageSplitter(base.tokenize, settings.passage_tokens)
         self._lm = self.bundle.read_lm
         self._tokenizer = base.tokenizer
+
+    @property
+    def code_formats(self) -> list[CodeFormat]:
+        """Those that the bundle can store: rq takes a quantiser."""
+        can = self.bundle.quantiser is not None
+        return [each for each in CodeFormat if can or each is not CodeFormat.RQ]
 
     @torch.inference_mode()
     def compress(

@@ -79,9 +79,7 @@ def memory_points(
     quantiser = model.bundle.slot_quantiser
     for slots in all_slots:
         codes = model.compress([a.passage.token_ids for a in asked], slots)
-        for code_format in CodeFormat:
-            if code_format is CodeFormat.RQ and quantiser is None:
-                continue
+        for code_format in model.code_formats:
             answers = from_codes(model, asked, codes, as_stored(code_format, quantiser))
             size = bytes_stored(code_format, slots, model.bundle.config.z_dim, quantiser)
             points.append(Point(f"memory, m = {slots}, {code_format}", size, exact(asked, answers)))

@@ -117,8 +117,7 @@ def report_codes(
     quantiser = model.bundle.slot_quantiser
     formats = {
         code_format: from_codes(model, asked, codes, as_stored(code_format, quantiser))
-        for code_format in CodeFormat
-        if code_format is not CodeFormat.RQ or quantiser is not None
+        for code_format in model.code_formats
     }
     for code_format, answers in formats.items():
         size = bytes_stored(code_format, config.slots, config.z_dim, quantiser)

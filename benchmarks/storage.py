@@ -26,7 +26,6 @@ from benchmarks.offline import OfflineModel
 from clients.evaluation.data import load_set
 from memory_model.passages import Passage
 from memory_store import (
-    CodeFormat,
     Job,
     MemorySpec,
     MemoryStore,
@@ -64,9 +63,7 @@ def main() -> None:
         "|---|--:|--:|--:|--:|--:|"
     )
     for slots in arguments.slots or [config.slots]:
-        for code_format in CodeFormat:
-            if code_format is CodeFormat.RQ and quantiser is None:
-                continue
+        for code_format in model.code_formats:
             spec = MemorySpec(config.fingerprint, slots, config.z_dim, code_format)
             say(weigh(f"memory, m = {slots}, {code_format}", spec, texts, split, quantiser))
     say(weigh("RAG: vector and text", chunk_spec(encoder), texts, split, None))

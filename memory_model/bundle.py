@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, cast
 
-import torch
 from pydantic import BaseModel as Schema
 from pydantic import ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
@@ -38,7 +37,7 @@ from memory_model.quantiser import Quantiser
 from memory_model.selector import Selector
 from memory_model.slot_quantiser import SlotQuantiser
 from memory_model.template import Template
-from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes
+from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes, with_prefix
 
 CONFIG = "bundle.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -170,7 +169,7 @@ def load_heads(directory: Path, heads: Heads) -> None:
     tensors = load_file(directory / HEADS)
     tensors.setdefault(INFORMATION, heads["compressor"].token_information)  # format 1 has none
     for name, head in heads.items():
-        cast(nn.Module, head).load_state_dict(_part(tensors, f"{name}."))
+        cast(nn.Module, head).load_state_dict(with_prefix(tensors, f"{name}."))
 
 
 def load_quantiser(directory: Path, base: BaseModel) -> Quantiser | None:
@@ -309,14 +308,6 @@ def _merged(model: Any, adapter: Path) -> Any:
 
     check_adapter(adapter, model)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def _sha256(file: Path) -> str:

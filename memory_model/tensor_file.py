@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from memory_model.errors import BundleError
@@ -22,6 +23,15 @@ Shape = tuple[int, ...]
 def tensor_shapes(file: Path) -> dict[str, Shape]:
     """What the header says. Raises: BundleError: there is none."""
     return {name: shape for name, (_, shape) in _header(file)[0].items()}
+
+
+def with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose names begin with ``prefix``, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def check_tensors(file: Path, expected: Mapping[str, Shape]) -> None:

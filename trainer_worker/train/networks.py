@@ -32,6 +32,7 @@ from memory_model.expander import Expander
 from memory_model.quantiser import Quantiser
 from memory_model.reader import Reader
 from memory_model.selector import Selector
+from memory_model.tensor_file import with_prefix
 from trainer_worker.train.config import Part, Rank, TrainConfig
 
 ReaderName = Literal["text_adapter", "read_adapter"]
@@ -101,10 +102,12 @@ class Networks:
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
         """Inverse of :meth:`state`."""
         for model, adapter in self._adapters():
-            set_peft_model_state_dict(model, _part(tensors, adapter), adapter_name=adapter)
+            set_peft_model_state_dict(
+                model, with_prefix(tensors, f"{adapter}:"), adapter_name=adapter
+            )
         for name, module in self.modules().items():
-            module.load_state_dict(_part(tensors, name))
-        if fitted := _part(tensors, "quantiser"):
+            module.load_state_dict(with_prefix(tensors, f"{name}:"))
+        if fitted := with_prefix(tensors, "quantiser:"):
             self.quantiser.load_state_dict(fitted)
 
     def _adapters(self) -> list[tuple[Any, str]]:
@@ -173,12 +176,3 @@ def _with_adapter(model: Any, base_name: str, rank: Rank, name: str) -> Any:
         wrapped = get_peft_model(model, lora, adapter_name=name, autocast_adapter_dtype=False)
     wrapped.peft_config[name].base_model_name_or_path = base_name  # not a path of this machine
     return wrapped
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    start = f"{prefix}:"
-    return {
-        name.removeprefix(start): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(start)
-    }
