@@ -52,7 +52,8 @@ class FlatIndex:
     def add(self, ids: Sequence[int], vectors: FloatArray) -> None:
         check(ids, vectors, self.dim, self._ids)
         if ids:
-            self._index.add_with_ids(c_floats(as_float16(vectors)), id_array(ids))
+            kept = as_float16(vectors).astype(np.float32)
+            self._index.add_with_ids(kept, id_array(ids))
             self._ids.update(ids)
 
     def remove(self, ids: Sequence[int]) -> None:
