@@ -52,7 +52,7 @@ class FlatIndex:
     def add(self, ids: Sequence[int], vectors: FloatArray) -> None:
         check(ids, vectors, self.dim, self._ids)
         if ids:
-            kept = as_float16(vectors).astype(np.float32)
+            kept = as_float16(vectors).astype(np.float32, order="C")
             self._index.add_with_ids(kept, id_array(ids))
             self._ids.update(ids)
 
