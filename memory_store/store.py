@@ -41,7 +41,7 @@ from memory_store.records import (
     WrittenDocument,
 )
 from memory_store.shards import compaction
-from memory_store.shards.code_reader import load_code
+from memory_store.shards.code_reader import load_codes
 from memory_store.slot_quantiser import SlotQuantiser
 from memory_store.snapshots.snapshots import Snapshots
 from memory_store.snapshots.take import SnapshotReport
@@ -312,7 +312,7 @@ class MemoryStore:
             CorruptionError: the bytes are not those that were written.
             NotFoundError: a memory was deleted meanwhile.
         """
-        return [load_code(self._storage, memory) for memory in memories]
+        return load_codes(self._storage, memories)
 
     # --- operating
 

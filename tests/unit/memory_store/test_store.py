@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from memory_store import (
+    CodeFormat,
     DiskFullError,
     FingerprintMismatchError,
     IdempotencyConflictError,
@@ -51,6 +53,23 @@ def test_a_written_document_is_selected_and_its_codes_load(store: MemoryStore) -
     assert codes.shape == (2, 8)
     np.testing.assert_allclose(codes, passage("more words", salt=Tier.FAST).codes, rtol=2**-8)
     assert store.passage_text(hits[0].memory) == "more words"
+
+
+def test_memories_of_several_formats_load_together_in_order(store: MemoryStore) -> None:
+    memories = []
+    for code_format in CodeFormat:
+        spec = replace(SPEC, code_format=code_format)
+        store.put_collection(code_format, spec)
+        store.submit(WriteRequest("first text" + "more words", "d1", collection=code_format))
+        work(store, tiers=(Tier.FAST,), spec=spec)
+        memories += store.document(code_format, "d1").memories
+    mixed = memories[::2] + memories[1::2]
+    together = store.load_codes(mixed)
+    assert len(together) == 2 * len(CodeFormat)
+    for codes, memory in zip(together, mixed, strict=True):
+        (alone,) = store.load_codes([memory])
+        np.testing.assert_array_equal(codes, alone)
+    assert store.load_codes([]) == []
 
 
 def test_int8_collections_hold_the_same_memories(tmp_path: Path) -> None:
