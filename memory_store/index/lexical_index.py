@@ -3,7 +3,7 @@
 SQLite's FTS5 in memory: nothing on disk that could be stale or damaged. Made at the first search
 by words, from the kept texts of the catalogue, then kept in step with it like the vector index.
 
-A word that stands in many passages says little of any, and FTS5 visits each of them: a search leaves
+A word that stands in many passages says little of any, and FTS5 visits each: a search leaves
 such words out unless it finds too little without (four times faster for the same Recall@5,
 experiments/LOG.md).
 """
