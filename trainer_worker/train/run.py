@@ -64,7 +64,8 @@ def train_bundle(
     networks = build_networks(config, base)
     if config.start is not None:
         start_from(networks, config.start)
-    if config.stages:  # else the codes stay those of ``start``, hence their windows, too
+    if any("compressor" in stage.trained for stage in config.stages):
+        # else the codes stay those of ``start``, hence their windows, too
         held = networks.compressor.token_information
         held.copy_(training_set.token_information(len(held)))
     metrics = MetricsLog(directory / "metrics.jsonl")
