@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from memory_model.base import load_base
 from memory_model.bundle import load_bundle
@@ -320,6 +320,22 @@ def test_a_run_goes_on_from_a_bundle(tiny_model: Path, data: Path, tmp_path: Pat
     )
     changed = second.compressor.code_head.weight - networks.compressor.code_head.weight
     assert changed.abs().max() > 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_memories_that_are_not_trained_keep_their_windows(
+    tiny_model: Path, data: Path, tmp_path: Path, frozen: bool
+) -> None:
+    """A start with even windows, as bundles of format 1 have them."""
+    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    heads = load_file(first / "heads.safetensors")
+    heads["compressor.token_information"].fill_(1.0)
+    save_file(heads, first / "heads.safetensors")
+    stage = MEMORY | {"frozen": ["compressor", "heads"] if frozen else []}
+    run = config(tiny_model, stage).model_copy(update={"start": first, "selection": None})
+    second = load_file(train_bundle(run, data, tmp_path / "second") / "heads.safetensors")
+    even = torch.ones_like(second["compressor.token_information"])
+    assert torch.equal(second["compressor.token_information"], even) == frozen
 
 
 @pytest.mark.parametrize(
