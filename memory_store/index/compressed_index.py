@@ -24,6 +24,8 @@ from memory_store.index.vector_index import (
     c_floats,
     check,
     id_array,
+    pieces_of,
+    saved_rows,
 )
 from memory_store.records import FloatArray
 
@@ -145,8 +147,7 @@ class CompressedIndex:
         used = slice(0, self._rows)
         sizes = np.array([self._rows, self._expected, self.dim], np.int64)
         codes = faiss.serialize_index(self._codes)
-        pieces = (sizes, self._ids[used].copy(), self._vectors[used], codes)
-        return [piece.data.cast("B") for piece in pieces]
+        return pieces_of(sizes, self._ids[used].copy(), self._vectors[used], codes)
 
     @classmethod
     def load(cls, data: memoryview) -> CompressedIndex:
@@ -154,13 +155,9 @@ class CompressedIndex:
         index = cls.__new__(cls)
         rows, expected, index.dim = np.frombuffer(data, np.int64, 3).tolist()
         index._reserve(expected, max(rows, 2 * expected))
-        at = 3 * WORD_BYTES
-        index._ids[:rows] = np.frombuffer(data, np.int64, rows, at)
-        at += rows * WORD_BYTES
-        vectors = np.frombuffer(data, np.float16, rows * index.dim, at)
-        index._vectors[:rows] = vectors.reshape(rows, index.dim)
-        at += vectors.nbytes
-        index._codes = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=at))
+        ids, vectors, end = saved_rows(data, 3 * WORD_BYTES, rows, index.dim)
+        index._ids[:rows], index._vectors[:rows] = ids, vectors
+        index._codes = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=end))
         index._rows, index._count = rows, int(np.count_nonzero(index._ids[:rows] != REMOVED))
         return index
 

@@ -16,7 +16,9 @@ from memory_store.index.vector_index import (
     c_floats,
     check,
     id_array,
+    pieces_of,
     ranked,
+    saved_rows,
 )
 from memory_store.records import FloatArray
 
@@ -89,18 +91,13 @@ class FlatIndex:
         sizes = np.array([len(self), self.dim], np.int64)
         ids = faiss.vector_to_array(self._index.id_map)
         vectors = self._index.index.reconstruct_n(0, len(self))  # (n, d) float32
-        pieces = (sizes, ids, as_float16(vectors))
-        return [piece.reshape(-1).view(np.uint8).data for piece in pieces]
+        return pieces_of(sizes, ids, as_float16(vectors))
 
     @classmethod
     def load(cls, data: memoryview) -> FlatIndex:
         """Args: data: of :meth:`dump`, joined, its integrity verified."""
         count, dim = np.frombuffer(data, np.int64, 2).tolist()
-        at = 2 * WORD_BYTES
-        ids = np.frombuffer(data, np.int64, count, at)
-        at += count * WORD_BYTES
+        ids, vectors, _ = saved_rows(data, 2 * WORD_BYTES, count, dim)
         index = cls(dim)
-        if count:
-            vectors = np.frombuffer(data, np.float16, count * dim, at).reshape(count, dim)
-            index.add(ids.tolist(), vectors.astype(np.float32))
+        index.add(ids.tolist(), vectors.astype(np.float32))
         return index

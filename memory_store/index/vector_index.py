@@ -123,6 +123,20 @@ def c_floats(vectors: FloatArray) -> FloatArray:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
+def pieces_of(*arrays: npt.NDArray[Any]) -> list[memoryview]:
+    """Their bytes, one after the other, for a file."""
+    return [array.reshape(-1).view(np.uint8).data for array in arrays]
+
+
+def saved_rows(
+    data: memoryview, start: int, count: int, dim: int
+) -> tuple[IdArray, npt.NDArray[np.float16], int]:
+    """Ids (n,) and then float16 vectors (n, d) that lie at ``start``, and where they end."""
+    ids = np.frombuffer(data, np.int64, count, start)
+    vectors = np.frombuffer(data, np.float16, count * dim, start + ids.nbytes)
+    return ids, vectors.reshape(count, dim), start + ids.nbytes + vectors.nbytes
+
+
 def as_float16(vectors: FloatArray) -> npt.NDArray[np.float16]:
     """Rounded to float16; what it cannot hold becomes its largest number. (n, d) -> (n, d)"""
     return vectors.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
