@@ -8,7 +8,7 @@ memory that helps the answer is drawn to the question and one that harms is push
 A question whose passage was not selected is to be refused; helping with that is no merit of a
 memory, so there the selector learns from the retrieval loss alone.
 
-Symbols: B = questions, P = passages, K = memories a question, h = hidden size, d = key dimension.
+Symbols: B = questions, P = passages, K = memories a question, h = hidden size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from memory_model.selector import Selector
 from trainer_worker.train.dataset import Row, TrainingSet
-from trainer_worker.train.selection import TEMPERATURE, read_features
+from trainer_worker.train.selection import TEMPERATURE, cosines, read_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,7 @@ class EndToEndSelection:
         """The ``k`` best passages of each question, best first; fewer if there are no more."""
         asked = [self._data.questions[number] for number in questions]
         features = read_features(self._selector, [question.text for question in asked])  # (B, h)
-        keys = functional.normalize(self._selector.key_head(self._passages), dim=-1)  # (P, d)
-        vectors = functional.normalize(self._selector.query_head(features), dim=-1)  # (B, d)
-        scores = vectors @ keys.T / TEMPERATURE  # (B, P)
+        scores = cosines(self._selector, features, self._passages) / TEMPERATURE  # (B, P)
         gold = torch.tensor([question.gold for question in asked], device=scores.device)
         best = scores.topk(min(k, scores.shape[1])).indices  # (B, K)
         share = scores.softmax(dim=-1).gather(1, best)  # (B, K)

@@ -19,7 +19,7 @@ from trainer_worker.train.codes import compress_all
 from trainer_worker.train.config import RERANK_REPORT_QUESTIONS, RerankTraining
 from trainer_worker.train.dataset import TrainingSet
 from trainer_worker.train.networks import Networks
-from trainer_worker.train.selection import read_features, whitening
+from trainer_worker.train.selection import cosines, read_features, whitening
 
 TEMPERATURE = 0.05
 BATCH = 16
@@ -77,9 +77,8 @@ def train_reranker(
 @torch.no_grad()
 def route(selector: Selector, passages: Sequence[str], questions: Sequence[str]) -> torch.Tensor:
     """The router's scores of all passages for all questions. Returns: (Q, P) in main memory."""
-    keys = functional.normalize(selector.key_head(read_features(selector, passages)), dim=-1)
-    queries = functional.normalize(selector.query_head(read_features(selector, questions)), dim=-1)
-    return (queries @ keys.T).cpu()
+    asked = read_features(selector, questions)  # (Q, h)
+    return cosines(selector, asked, read_features(selector, passages)).cpu()
 
 
 def hard_negatives(

@@ -48,9 +48,7 @@ def train_selector(
         for some in torch.split(
             torch.randperm(len(gold), generator=shuffle), config.batch_questions
         ):
-            keys = functional.normalize(selector.key_head(passages), dim=-1)  # (P, d)
-            vectors = functional.normalize(selector.query_head(questions[some]), dim=-1)
-            scores = vectors @ keys.T / TEMPERATURE  # (b, P)
+            scores = cosines(selector, questions[some], passages) / TEMPERATURE  # (b, P)
             loss = functional.cross_entropy(scores, gold[some])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -64,6 +62,13 @@ def train_selector(
             "selection": loss_mean,
             "selected_first": round(sum(first) / len(first), 5),
         }
+
+
+def cosines(selector: Selector, questions: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+    """The router's scores, from features. (Q, h), (P, h) -> (Q, P)"""
+    keys = functional.normalize(selector.key_head(passages), dim=-1)  # (P, d)
+    queries = functional.normalize(selector.query_head(questions), dim=-1)  # (Q, d)
+    return queries @ keys.T
 
 
 @torch.no_grad()
