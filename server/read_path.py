@@ -7,7 +7,7 @@ gets the right HTTP status. Symbols: K = memories selected, m = slots, d = code 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -225,28 +225,29 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             + ", ".join(available)
         )
     with watch.stage("select"):
-        hits = await _select(services, body, selection, watch)
+        selected = await _select(services, body, selection, watch)
     with watch.stage("load"):
-        load: Callable[[MemoryStore, Sequence[Hit]], Context]
-        load = _load_codes if given == "memory" else _load_texts
-        return await services.read(load, services.store, hits)
+        if given == "text":
+            return await services.read(_load_texts, services.store, selected.hits)
+        if selected.codes:
+            return selected
+        return await services.read(_load_codes, services.store, selected.hits)
 
 
-async def _select(
-    services: Services, body: QueryBody, selection: str, watch: Stopwatch
-) -> list[Hit]:
-    """The ``top_k`` memories for the query, best first."""
+async def _select(services: Services, body: QueryBody, selection: str, watch: Stopwatch) -> Context:
+    """The ``top_k`` memories for the query, best first; with their codes if it took those."""
     if selection == BM25:
-        return await _by_words(services, body, body.top_k)
+        return Context(await _by_words(services, body, body.top_k))
     if selection == HYBRID:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         by_key = await _by_key(services, body, ROUTER, candidates, watch)
-        return fuse_hits([by_key, await _by_words(services, body, candidates)])[: body.top_k]
+        by_words = await _by_words(services, body, candidates)
+        return Context(fuse_hits([by_key, by_words])[: body.top_k])
     if selection == ATTENTION:
         candidates = max(body.top_k, services.settings.rerank_candidates)
         hits = await _by_key(services, body, ATTENTION, candidates, watch)
-        return (await _rerank(services, body, hits, watch))[: body.top_k]
-    return await _by_key(services, body, selection, body.top_k, watch)
+        return await _rerank(services, body, hits, watch)
+    return Context(await _by_key(services, body, selection, body.top_k, watch))
 
 
 async def _by_words(services: Services, body: QueryBody, wanted: int) -> list[Hit]:
@@ -265,15 +266,18 @@ async def _by_key(
 
 async def _rerank(
     services: Services, body: QueryBody, hits: list[Hit], watch: Stopwatch
-) -> list[Hit]:
+) -> Context:
     if not hits:
-        return hits
+        return Context()
     with watch.stage("rerank"):
         codes = await services.read(services.store.load_codes, [hit.memory for hit in hits])
         router = [hit.score for hit in hits]
         scores = await services.engine.rerank(body.query, codes, router)
-    ranked = sorted(zip(scores, hits, strict=True), key=lambda pair: pair[0], reverse=True)
-    return [replace(hit, score=score) for score, hit in ranked]
+    best = sorted(range(len(hits)), key=lambda number: scores[number], reverse=True)[: body.top_k]
+    return Context(
+        hits=[replace(hits[number], score=scores[number]) for number in best],
+        codes=[codes[number] for number in best],
+    )
 
 
 def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:

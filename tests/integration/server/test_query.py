@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from memory_store.records import MemorySpec
+from memory_store.records import FloatArray, Memory, MemorySpec
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind, Settings
 from server import read_path
@@ -103,6 +104,23 @@ def test_attention_reorders_the_routers_candidates_by_their_slots(
         for selection in ("router", "attention")
     }
     assert orders == {"router": ["apart", "together"], "attention": ["together", "apart"]}
+
+
+def test_codes_that_were_read_to_rank_memories_are_not_read_again(
+    stocked: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    load_codes = MemoryStore.load_codes
+
+    def counted(store: MemoryStore, memories: Sequence[Memory]) -> list[FloatArray]:
+        read.append(len(memories))
+        return load_codes(store, memories)
+
+    monkeypatch.setattr(MemoryStore, "load_codes", counted)
+    candidates = len(ask(stocked, top_k=50, selection="cosine")["memories"])
+    assert ask(stocked, top_k=1, selection="attention")["usage"]["memory_slots"] > 0
+    assert candidates > 1
+    assert read == [candidates, candidates]
 
 
 def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient) -> None:
