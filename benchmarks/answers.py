@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
-from benchmarks.quality import as_stored, bytes_stored, mean
+from benchmarks.quality import as_stored, bytes_stored, exact_match, mean
 from benchmarks.ranking import (
     CANDIDATES,
     Ranking,
@@ -28,7 +28,6 @@ from benchmarks.ranking import (
     rank_fused,
 )
 from clients.evaluation.answers import AnswerScore, score_answer
-from clients.evaluation.bootstrap import estimate
 from clients.evaluation.data import EvalDocument, Question, load_set
 from clients.evaluation.retrieval import recall_at
 from memory_model.bundle import TEXT_ADAPTER
@@ -71,8 +70,7 @@ class Row:
     def cells(self, corpus: Corpus, against: float) -> str:
         """Of the table; ``against``: exact match that the ratio is to."""
         scores = self.scores(corpus)
-        exact = estimate([score.exact for score in scores])
-        assert exact is not None
+        exact = exact_match(scores)
         recall = "–" if self.recall is None else f"{self.recall:.3f}"
         ratio = f"{exact.value / against:.2f}" if against else "–"
         return (

@@ -20,13 +20,14 @@ from benchmarks.quality import (
     Asked,
     as_stored,
     bytes_stored,
+    exact_match,
     from_codes,
     gold_passages,
     mean,
     scores,
 )
 from benchmarks.storage import cached_bytes
-from clients.evaluation.bootstrap import Estimate, estimate
+from clients.evaluation.bootstrap import Estimate
 from memory_model.bundle import TEXT_ADAPTER
 from memory_store.catalogue.documents import compress
 from memory_store.records import CodeFormat
@@ -82,7 +83,8 @@ def memory_points(
         for code_format in model.code_formats:
             answers = from_codes(model, asked, codes, as_stored(code_format, quantiser))
             size = bytes_stored(code_format, slots, model.bundle.config.z_dim, quantiser)
-            points.append(Point(f"memory, m = {slots}, {code_format}", size, exact(asked, answers)))
+            found = exact_match(scores(asked, answers))
+            points.append(Point(f"memory, m = {slots}, {code_format}", size, found))
     return points
 
 
@@ -93,7 +95,7 @@ def text_points(model: OfflineModel, asked: Sequence[Asked]) -> list[Point]:
     answers = model.answer(
         [model.reader.text_prompt(a.question.question, [a.passage.text]) for a in asked]
     )
-    found = exact(asked, answers)
+    found = exact_match(scores(asked, answers))
     text = mean([len(compress(a.passage.text)) for a in asked])
     tokens = mean([len(a.passage.token_ids) for a in asked])
     vector = bytes_stored(CodeFormat.BF16, 0, encoder.dim, None)
@@ -101,13 +103,6 @@ def text_points(model: OfflineModel, asked: Sequence[Asked]) -> list[Point]:
         Point("text and vector (RAG)", text + vector, found),
         Point("KV cache, bf16", cached_bytes(model.bundle.base.lm.config, tokens), found),
     ]
-
-
-def exact(asked: Sequence[Asked], answers: Sequence[str]) -> Estimate:
-    found = estimate([score.exact for score in scores(asked, answers)])
-    if found is None:
-        raise SystemExit("no question has a passage that holds its answer")
-    return found
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:

@@ -25,7 +25,7 @@ import torch
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from clients.evaluation.answers import AnswerScore, score_answer
-from clients.evaluation.bootstrap import estimate
+from clients.evaluation.bootstrap import Estimate, estimate
 from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
@@ -104,8 +104,7 @@ def report_codes(
 
     def row(name: str, size: float, answers: Sequence[str]) -> None:
         found = scores(asked, answers)
-        exact = estimate([score.exact for score in found])
-        assert exact is not None
+        exact = exact_match(found)
         say(
             f"| {name} | {size:,.0f} | {exact:.3f} "
             f"| {mean([score.f1 for score in found]):.3f} | {exact.value / (text_em or 1):.2f} |"
@@ -244,6 +243,14 @@ def scores(asked: Sequence[Asked], answers: Sequence[str]) -> list[AnswerScore]:
     return [
         score_answer(given, a.question.answers) for a, given in zip(asked, answers, strict=True)
     ]
+
+
+def exact_match(found: Sequence[AnswerScore]) -> Estimate:
+    """Share of exact answers. Exits if there is none to count."""
+    exact = estimate([score.exact for score in found])
+    if exact is None:
+        raise SystemExit("no question has a passage that holds its answer")
+    return exact
 
 
 def mean(values: Sequence[float]) -> float:

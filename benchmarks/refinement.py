@@ -14,8 +14,7 @@ import torch
 
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
-from benchmarks.quality import Asked, gold_passages, mean, scores
-from clients.evaluation.bootstrap import estimate
+from benchmarks.quality import Asked, exact_match, gold_passages, mean, scores
 from memory_model.passages import Passage
 from paramem.settings import Settings
 from trainer_worker.fit import FitReport, Fitter
@@ -94,10 +93,8 @@ def answers_from(model: OfflineModel, asked: Sequence[Asked], codes: Sequence[to
         model.memory_prompt(a.question.question, z) for a, z in zip(asked, codes, strict=True)
     ]
     found = scores(asked, model.answer(prompts))
-    exact = estimate([score.exact for score in found])
-    assert exact is not None
     f1 = mean([score.f1 for score in found])
-    return f"{exact:.3f} | {f1:.3f}"
+    return f"{exact_match(found):.3f} | {f1:.3f}"
 
 
 if __name__ == "__main__":
