@@ -8,93 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from memory_model.base import load_base
 from memory_model.bundle import load_bundle
-from memory_model.calibration import create_untrained_bundle
+from tests.integration.trainer_worker.runs import MEMORY, TEXT, config, metrics, stored, trainer
 from trainer_worker.train.checkpoint import load_checkpoint
-from trainer_worker.train.config import TrainConfig
-from trainer_worker.train.dataset import Row, load_training_set
+from trainer_worker.train.dataset import Row
 from trainer_worker.train.errors import TrainingError
 from trainer_worker.train.losses import continuation_blocks
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import train_bundle
-from trainer_worker.train.start import start_from
-from trainer_worker.train.trainer import Trainer
-
-TEXT = {"name": "text", "context": "text", "steps": 3, "learning_rate": 0.01, "warmup_steps": 1}
-MEMORY = {
-    "name": "memory",
-    "context": "memory",
-    "steps": 3,
-    "learning_rate": 0.01,
-    "warmup_steps": 1,
-    "tokens_per_slot": [1.0, 3.0],
-    "reconstruction_weight": 0.3,
-    "teacher_weight": 0.5,
-    "imitation_weight": 0.5,
-}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Ten documents on two topics, two questions each."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    documents, questions = [], []
-    for number in range(10):
-        name = f"Person{number}"
-        documents.append(
-            {
-                "id": f"d{number}",
-                "title": f"topic {number % 2}",
-                "text": f"{name} lives in town {number * 7} and has a cat of {number + 2} years.",
-            }
-        )
-        for asked, answer in (("Where is the home?", f"town {number * 7}"), ("Age?", "cat")):
-            questions.append(
-                {"question": f"{name}: {asked}", "answers": [answer], "doc_ids": [f"d{number}"]}
-            )
-    (folder / "toy-train.docs.jsonl").write_text("\n".join(map(json.dumps, documents)))
-    (folder / "toy-train.qa.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    return folder
-
-
-def config(model: Path, *stages: dict[str, Any]) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "model": str(model),
-            "datasets": ["toy-train"],
-            "slots": 4,
-            "z_dim": 32,
-            "layers": 2,
-            "write_rank": 2,
-            "read_rank": 2,
-            "passage_tokens": 64,
-            "batch_tokens": 64,
-            "passages_per_row": [1, 2],
-            "stages": list(stages),
-        }
-    )
-
-
-def trainer(run: TrainConfig, data: Path, directory: Path) -> Trainer:
-    base = load_base(run.model, cache=directory / "cache", device="cpu")
-    rows = load_training_set(data, run.datasets, base, run.template, run.passage_tokens)
-    return Trainer(run, build_networks(run, base), rows, directory)
-
-
-def stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Trained tensors as a bundle keeps them: adapters in bf16."""
-    return {
-        name: tensor.bfloat16().float() if "_adapter:" in name else tensor
-        for name, tensor in state.items()
-    }
-
-
-def metrics(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_both_stages_run_and_every_loss_is_recorded(
@@ -296,117 +220,3 @@ def test_a_trained_bundle_reads_as_the_networks_did(
         read = loaded.read_lm.double()(input_ids=ids).logits
         torch.testing.assert_close(read, expected, rtol=1.3e-6, atol=1e-5)  # float32's own
     assert (tmp_path / "run" / "losses.png").stat().st_size > 0
-
-
-def test_a_run_goes_on_from_a_bundle(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    bundle = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
-    further = config(tiny_model, MEMORY).model_copy(update={"start": bundle, "selection": None})
-    networks = build_networks(further, load_base(further.model, cache=tmp_path, device="cpu"))
-    start_from(networks, bundle)
-    found = load_checkpoint(tmp_path / "first" / "checkpoints")
-    assert found is not None
-    state = networks.state()
-    for name, tensor in stored(found[1]).items():
-        if not name.startswith(
-            ("selector:reranker", "quantiser")
-        ):  # trained after the last checkpoint
-            torch.testing.assert_close(state[name], tensor)
-    second = load_bundle(
-        train_bundle(further, data, tmp_path / "second"),
-        load_base(further.model, cache=tmp_path, device="cpu"),
-    )
-    torch.testing.assert_close(
-        second.selector.key_head.weight, networks.selector.key_head.weight.detach()
-    )
-    changed = second.compressor.code_head.weight - networks.compressor.code_head.weight
-    assert changed.abs().max() > 0
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_memories_that_are_not_trained_keep_their_windows(
-    tiny_model: Path, data: Path, tmp_path: Path, frozen: bool
-) -> None:
-    """A start with even windows, as bundles of format 1 have them."""
-    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
-    heads = load_file(first / "heads.safetensors")
-    heads["compressor.token_information"].fill_(1.0)
-    save_file(heads, first / "heads.safetensors")
-    stage = MEMORY | {"frozen": ["compressor", "heads"] if frozen else []}
-    run = config(tiny_model, stage).model_copy(update={"start": first, "selection": None})
-    second = load_file(train_bundle(run, data, tmp_path / "second") / "heads.safetensors")
-    even = torch.ones_like(second["compressor.token_information"])
-    assert torch.equal(second["compressor.token_information"], even) == frozen
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"z_dim": 16}, "does not have the shapes"), ({"read_rank": 4}, "does not have the shapes")],
-)
-def test_a_bundle_of_other_shapes_is_no_start(
-    tiny_model: Path, data: Path, tmp_path: Path, changes: dict[str, int], message: str
-) -> None:
-    bundle = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
-    other = config(tiny_model, MEMORY).model_copy(update={"start": bundle, **changes})
-    with pytest.raises(TrainingError, match=message):
-        train_bundle(other, data, tmp_path / "second")
-
-
-def test_an_untrained_bundle_is_no_start(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    base = load_base(str(tiny_model), cache=tmp_path, device="cpu")
-    create_untrained_bundle(tmp_path / "untrained", base, slots=4, z_dim=32)
-    run = config(tiny_model, MEMORY).model_copy(update={"start": tmp_path / "untrained"})
-    with pytest.raises(TrainingError, match="not a trained bundle"):
-        train_bundle(run, data, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    "left_out", [{"stages": []}, {"selection": None}, {"reranking": None}], ids=str
-)
-def test_without_a_start_every_part_must_be_trained(
-    tiny_model: Path, left_out: dict[str, Any]
-) -> None:
-    with pytest.raises(ValueError, match="there must be a start"):
-        TrainConfig.model_validate(config(tiny_model, TEXT).model_dump() | left_out)
-
-
-def test_the_quantiser_alone_can_be_fitted_to_a_bundle(
-    tiny_model: Path, data: Path, tmp_path: Path
-) -> None:
-    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
-    run = TrainConfig.model_validate(
-        config(tiny_model, TEXT).model_dump()
-        | {"start": first, "stages": [], "selection": None, "reranking": None}
-        | {"quantisation": {"words": 2, "stages": 3}}
-    )
-    second = train_bundle(run, data, tmp_path / "second")
-    base = load_base(run.model, cache=tmp_path, device="cpu")
-    quantiser = load_bundle(second, base).quantiser
-    assert quantiser is not None
-    assert quantiser.slot_bytes == 2 * 2 + 1 + 3
-    [step] = metrics(tmp_path / "second")
-    assert 0 < step["quantisation"] < 0.5
-    for name in ("heads.safetensors", "read_adapter/adapter_model.safetensors"):
-        kept, before = load_file(second / name), load_file(first / name)
-        assert all(torch.equal(kept[key], before[key]) for key in before)
-
-
-def test_a_run_is_not_overwritten_without_resume(
-    tiny_model: Path, data: Path, tmp_path: Path
-) -> None:
-    run = config(tiny_model, TEXT)
-    trainer(run, data, tmp_path / "run").train()
-    with pytest.raises(TrainingError, match="--resume"):
-        train_bundle(run, data, tmp_path / "run")
-
-
-def test_only_train_splits_are_trained_on(tiny_model: Path) -> None:
-    with pytest.raises(ValueError, match="squad-dev is not a train split"):
-        TrainConfig.model_validate(
-            config(tiny_model, TEXT).model_dump() | {"datasets": ["squad-dev"]}
-        )
-
-
-def test_a_missing_data_set_is_named(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    run = config(tiny_model, TEXT).model_copy(update={"datasets": ["absent-train"]})
-    with pytest.raises(TrainingError, match=r"absent-train\.docs\.jsonl"):
-        trainer(run, data, tmp_path)
