@@ -2,7 +2,8 @@
 
     python -m benchmarks.bulk_write --append
 
-One server for each niceness of the worker. The same questions are asked one at a time, first of an
+One server for each niceness of the worker and each share of its time that it does not wait for
+queries. The same questions are asked one at a time, first of an
 idle server, then while many documents are being written as ``fast`` memories and the worker always
 has more to do.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import tempfile
 import time
@@ -30,6 +32,7 @@ from clients.loadtest.replay import Replayed, replay_on
 from clients.loadtest.schedule import Schedule
 
 NICE = "PARAMEM_WORKER_NICE"
+SHARE = "PARAMEM_WRITE_SHARE"
 BACKLOG = "backlog"
 
 
@@ -37,25 +40,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--documents", type=int, default=600, help="queued")
-    parser.add_argument("--nice", type=int, nargs="+", default=[0, 10])
+    parser.add_argument("--nice", type=int, nargs="+", default=[10])
+    parser.add_argument("--shares", type=float, nargs="+", default=[1, 0.5])
     parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
     arguments = parser.parse_args()
     lines = [
         f"\n## Queries beside a bulk write, {time.strftime('%Y-%m-%d')}\n",
         f"{os.cpu_count()} cores; K = 5, 16 new tokens, one request at a time, n = "
         f"{arguments.requests}; ratios of medians with 95 % bootstrap intervals.\n",
-        "| worker's niceness | worker | TTFT p50 / p99 ms | e2e p50 / p99 ms | documents/s written "
-        "| TTFT ratio | e2e ratio |",
-        "|--:|---|--:|--:|--:|--:|--:|",
+        "| worker's niceness | share | worker | TTFT p50 / p99 ms | e2e p50 / p99 ms "
+        "| documents/s written | TTFT ratio | e2e ratio |",
+        "|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     schedule = Schedule(arguments.requests, warmup=2, rate=None, concurrency=1)
-    for nice in arguments.nice:
-        os.environ[NICE] = str(nice)
+    for nice, share in itertools.product(arguments.nice, arguments.shares):
+        os.environ |= {NICE: str(nice), SHARE: f"{share:g}"}
         idle, busy, rate = measure(schedule, arguments.documents)
         ratios = latency_ratios(idle, busy)
         told = f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f}"
-        lines.append(f"| {nice} | idle | {latencies(idle)} | | | |")
-        lines.append(f"| {nice} | writing | {latencies(busy)} | {rate} | {told} |")
+        lines.append(f"| {nice} | {share:g} | idle | {latencies(idle)} | | | |")
+        lines.append(f"| {nice} | {share:g} | writing | {latencies(busy)} | {rate} | {told} |")
     publish(lines, append=arguments.append)
 
 

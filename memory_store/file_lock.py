@@ -22,13 +22,24 @@ class FileLock:
         """Hold it together with others; waits for an exclusive holder."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
+    def try_share(self) -> bool:
+        """Hold it together with others, unless one holds it alone."""
+        return self._try(fcntl.LOCK_SH)
+
     def try_exclusive(self) -> bool:
         """Hold it alone, unless anyone else holds it."""
+        return self._try(fcntl.LOCK_EX)
+
+    def _try(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
+
+    def release(self) -> None:
+        """Give it back, to hold it again later."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give it back. Idempotent."""

@@ -10,6 +10,7 @@ from memory_store.catalogue.database import Catalogue
 from memory_store.file_lock import FileLock
 from memory_store.files import make_directory
 from memory_store.jobs.sqlite_jobs import SqliteJobQueue
+from memory_store.right_of_way import RightOfWay
 from memory_store.shards.quantisers import Quantisers
 from memory_store.shards.shard_files import ShardFiles
 from memory_store.snapshots.pending import open_home
@@ -34,6 +35,7 @@ class Storage:
     clock: Callable[[], float]
     orphan_grace_s: float  # a file nobody refers to may be a write in progress until this age
     in_use: FileLock  # shared by every process that has this home open
+    right_of_way: RightOfWay
     counters: Counters = field(default_factory=Counters)
     quantisers: Quantisers = field(default_factory=Quantisers)
 
@@ -59,6 +61,7 @@ class Storage:
             clock=clock,
             orphan_grace_s=orphan_grace_s,
             in_use=in_use,
+            right_of_way=RightOfWay(home / ".queries"),
         )
 
     def index_path(self, collection_id: int) -> Path:
@@ -67,4 +70,5 @@ class Storage:
     def close(self) -> None:
         self.catalogue.close()
         self.shards.close()
+        self.right_of_way.close()
         self.in_use.close()

@@ -61,6 +61,7 @@ class MemoryStore:
         self._disk_floor_bytes = disk_floor_bytes
         self._indexes = Indexes(storage)
         self.jobs: JobQueue = storage.jobs
+        self.right_of_way = storage.right_of_way
 
     @classmethod
     def open(

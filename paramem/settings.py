@@ -146,7 +146,10 @@ class Settings(BaseSettings):
     measure_fast: bool = True
     """Report the loss of fast memories. Off, a fast write runs the compressor and nothing else."""
     worker_nice: int = Field(10, ge=0, le=19)
-    """Added to the worker's niceness: where both share cores, queries go before writes."""
+    """Added to the worker's niceness, for where it shares cores with the server."""
+    write_share: float = Field(0.5, gt=0, le=1)
+    """Of its time that a worker goes on working while queries are being answered, which it lets
+    pass otherwise; 1 = it never waits for them."""
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage; early stop usually ends sooner."""
     fit_learning_rate: float = Field(0.02, gt=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,7 @@ class ModelWriter:
             codes = self._bundle.compressor.compress(token_ids, slots)  # (B, m, d)
             # the key is the text's, not the codes': refinement leaves it as it is
             index_keys = self._bundle.selector.keys([p.text for p in passages]).cpu().numpy()
+        meter.report(batch, 0.0)
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
                 passages, codes, lambda share: meter.report(batch, share)
@@ -119,7 +120,7 @@ class ModelWriter:
                 for report in reports
             ]
         elif self._measures_fast:
-            stats = self._measure(codes, token_ids)
+            stats = self._measure(codes, token_ids, lambda: meter.report(batch, 0.5))
         else:
             stats = [{} for _ in batch]
         meter.report(batch, 1.0)
@@ -137,10 +138,14 @@ class ModelWriter:
         ]
 
     def _measure(
-        self, codes: torch.Tensor, token_ids: Sequence[Sequence[int]]
+        self,
+        codes: torch.Tensor,
+        token_ids: Sequence[Sequence[int]],
+        half_done: Callable[[], None],
     ) -> list[dict[str, float]]:
         """How well the first guess remembers, per passage."""
         loss, accuracy = self._fitter.measure(codes, token_ids)
+        half_done()
         without, _ = self._fitter.measure(None, token_ids)
         return [
             {

@@ -24,6 +24,7 @@ from paramem.settings import Settings
 from trainer_worker.drain import Drain
 from trainer_worker.factory import build_writer
 from trainer_worker.heartbeat import Heartbeat
+from trainer_worker.niceness import stand_back
 from trainer_worker.worker import Worker
 from trainer_worker.writer import MemoryWriter
 
@@ -43,7 +44,7 @@ def run_worker(
     cannot be loaded. Call it from the main thread.
     """
     configure_logging(settings.log_level)
-    os.nice(settings.worker_nice)
+    stand_back(settings.worker_nice)
     drain = Drain(settings.shutdown_grace_s)
     failures: list[BaseException] = []
     loaded = threading.Event()

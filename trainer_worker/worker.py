@@ -40,6 +40,7 @@ from memory_store.errors import (
 from memory_store.records import Job, JobStatus, MemorySpec, Tier, WrittenDocument
 from memory_store.store import MemoryStore
 from paramem.settings import Settings
+from trainer_worker.courtesy import Courtesy
 from trainer_worker.drain import Drain
 from trainer_worker.heartbeat import Heartbeat
 from trainer_worker.writer import MemoryWriter, Progress, SourceDocument, WriteError
@@ -69,6 +70,7 @@ class _Tally:
     documents: int = 0
     passages: int = 0
     failed: int = 0
+    waited_s: float = 0.0  # for queries
 
 
 class Worker:
@@ -90,6 +92,9 @@ class Worker:
         self._heartbeat = heartbeat
         self._drain = drain
         self._settings = settings
+        self._courtesy = Courtesy(
+            store.right_of_way.is_taken, drain.wait, share=settings.write_share
+        )
 
     def run(self) -> None:
         """Work until drained. A store that cannot be written for now is waited for."""
@@ -130,6 +135,7 @@ class Worker:
         job_ids = [job.job_id for job in jobs]
         self._heartbeat.hold(job_ids)
         self._heartbeat.become("working")
+        self._courtesy.begin()
         try:
             self._work(jobs, tally)
         except Exception:
@@ -146,6 +152,7 @@ class Worker:
                 passages=tally.passages,
                 failed=tally.failed,
                 seconds=round(time.monotonic() - started, 3),
+                waited_s=round(tally.waited_s, 3),
             )
         return True
 
@@ -211,7 +218,7 @@ class Worker:
             self._write(tasks[start : start + size], spec, tally)
 
     def _write_together(self, tasks: Sequence[_Task], spec: MemorySpec, tally: _Tally) -> None:
-        progress = self._progress_of([task.job for task in tasks])
+        progress = self._progress_of([task.job for task in tasks], tally)
         progress([0.0] * len(tasks), "start")
         tier = tasks[0].job.tier
         outcomes = self._writer.write([task.source for task in tasks], tier, spec.slots, progress)
@@ -233,11 +240,12 @@ class Worker:
                 tally.passages += len(document.passages)
             tally.failed += job.status is JobStatus.FAILED
 
-    def _progress_of(self, jobs: Sequence[Job]) -> Progress:
+    def _progress_of(self, jobs: Sequence[Job], tally: _Tally) -> Progress:
         def progress(fractions: Sequence[float], _stage: str) -> None:
             self._heartbeat.report(
                 {job.job_id: fraction for job, fraction in zip(jobs, fractions, strict=True)}
             )
+            tally.waited_s += self._courtesy.pause()
             if self._drain.overdue_s >= 0:
                 raise Abandoned("asked to stop")
             if all(self._heartbeat.lost(job.job_id) for job in jobs):

@@ -10,8 +10,9 @@ from memory_store.records import MemorySpec, PassageMemory, Tier
 from memory_store.slot_quantiser import SlotQuantiser
 
 Progress = Callable[[Sequence[float], str], None]
-"""Called with each document's progress in 0 … 1 and a stage name; may raise to abandon the batch
-(the worker raises when it lost its lease or is asked to stop)."""
+"""Called between two steps with each document's progress in 0 … 1 and a stage name. It may take
+its time (queries pass), and raise to abandon the batch: the worker does when it lost its lease or
+is asked to stop."""
 
 
 class WriteError(Exception):

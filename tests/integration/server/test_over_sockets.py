@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from memory_store.right_of_way import RightOfWay
 from memory_store.store import MemoryStore
 from paramem.settings import Settings
 from tests.integration.server.conftest import make_settings, wait_for
@@ -42,6 +43,16 @@ def test_pieces_arrive_while_the_answer_is_being_made(served: Served) -> None:
         assert next(events)[0] == "delta"
         assert served.engine.load() == (1, 0)  # it is still at work
         assert [name for name, _data in events][-1] == "done"
+
+
+def test_the_worker_sees_that_a_query_is_being_answered(served: Served, settings: Settings) -> None:
+    seen_by_worker = RightOfWay(settings.home / ".queries")
+    with served.http.stream("POST", "/query", json=ASK) as answer:
+        events = events_of(answer.iter_lines())
+        next(events)
+        assert seen_by_worker.is_taken()
+        assert [name for name, _data in events][-1] == "done"
+    wait_for(lambda: not seen_by_worker.is_taken())
 
 
 def test_a_client_that_leaves_frees_its_place_at_once(served: Served) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import structlog
@@ -21,6 +23,7 @@ from memory_store.records import (
     WriteMode,
     WriteRequest,
 )
+from memory_store.right_of_way import RightOfWay
 from memory_store.store import MemoryStore
 from tests.unit.trainer_worker.conftest import SPEC, Clock
 from tests.unit.trainer_worker.saboteur import (
@@ -267,3 +270,18 @@ def test_a_new_document_is_readable_before_the_running_fit_ends(
     assert make_worker(Fitting(dummy, lambda: None)).run_once()
     assert seen == [JobStatus.SUCCEEDED, JobStatus.RUNNING]
     assert status(store, slow) is JobStatus.SUCCEEDED
+
+
+def test_between_two_steps_it_waits_while_a_query_is_being_answered(
+    tmp_path: Path, store: MemoryStore, dummy: DummyWriter, make_worker: MakeWorker, write: Write
+) -> None:
+    step_s = 0.02
+    job = write("a document that can wait")
+    worker = make_worker(Saboteur(dummy, lambda: time.sleep(step_s)))
+    server = RightOfWay(tmp_path / "home" / ".queries")
+    server.take()
+    with structlog.testing.capture_logs() as logs:
+        assert worker.run_once()
+    assert status(store, job) is JobStatus.SUCCEEDED
+    (line,) = [line for line in logs if line["event"] == "batch"]
+    assert line["waited_s"] > step_s  # four times the step, but not for ever: the query is still on
