@@ -86,9 +86,10 @@ def test_the_bulk_write_benchmark_asks_while_the_worker_writes() -> None:
         "-m", "benchmarks.bulk_write", *sizes, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy"
     )
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 10 |")]
-    assert [row[1] for row in rows] == ["idle", "writing"]
-    assert rows[1][4]  # documents a second, or that there were too few for this writer
-    assert "[" in rows[1][5]  # a ratio with its interval
+    told = [("1", "idle"), ("1", "writing"), ("0.5", "idle"), ("0.5", "writing")]
+    assert [(row[1], row[2]) for row in rows] == told
+    assert rows[1][5]  # documents a second, or that there were too few for this writer
+    assert "[" in rows[1][6]  # a ratio with its interval
 
 
 @pytest.mark.model
