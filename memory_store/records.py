@@ -277,3 +277,5 @@ class StoreStats:
     fit_steps: float  # these two: sums over fit jobs of their passages' means
     fit_token_accuracy: float
     last_snapshot_age_s: float  # inf: there was none
+    last_audit_age_s: float  # inf: there was none
+    audit_problems: int  # that it left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from memory_store.audit.routine import last_audit
 from memory_store.catalogue import measures
 from memory_store.catalogue.database import json_list
 from memory_store.records import JobStatus, StoredAmount, StoreStats
@@ -62,6 +63,7 @@ def measure_store(storage: Storage) -> StoreStats:
         totals = measures.read(connection)
     now = storage.clock()
     age_s = 0.0 if oldest_queued_at is None else max(0.0, now - oldest_queued_at)
+    audit = last_audit(storage.home)
     saved = list((storage.home / "index").glob("*.faiss"))
     return StoreStats(
         documents=documents,
@@ -86,6 +88,8 @@ def measure_store(storage: Storage) -> StoreStats:
         fit_steps=totals.get(measures.FIT_STEPS, 0.0),
         fit_token_accuracy=totals.get(measures.FIT_TOKEN_ACCURACY, 0.0),
         last_snapshot_age_s=_snapshot_age_s(storage),
+        last_audit_age_s=now - audit.at,
+        audit_problems=audit.problems,
     )
 
 

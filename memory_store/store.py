@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from memory_store.audit import doctor, recovery
+from memory_store.audit import recovery, routine
 from memory_store.catalogue import collections, documents, intake, memories, workers
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.commit import commit
@@ -367,7 +367,12 @@ class MemoryStore:
 
     def check(self, *, repair: bool = False) -> list[Problem]:
         """Audit everything against the ground truth; see :mod:`memory_store.audit.doctor`."""
-        return doctor.check(self._storage, self._indexes.loaded(), repair=repair)
+        return routine.check(self._storage, self._indexes.loaded(), repair=repair)
+
+    def check_if_due(self, every_s: float) -> list[Problem] | None:
+        """Audit, unless the last one, whoever made it, was less than ``every_s`` seconds ago or is
+        being made: then None. A problem is one that a second look finds, too."""
+        return routine.check_if_due(self._storage, self._indexes.loaded(), every_s)
 
     def rebuild_index(self, collection: str | None = None) -> int:
         """Make indexes again from the shards and save them. Returns the vectors indexed.
@@ -375,15 +380,9 @@ class MemoryStore:
         Raises:
             NotFoundError
         """
-        vectors = 0
-        for row in self._indexes.live():
-            if collection is None or row.collection.name == collection:
-                index = self._indexes.vectors(row)
-                vectors += index.rebuild()
-                index.save()
         if collection is not None:
             self.collection(collection)
-        return vectors
+        return self._indexes.rebuild(collection)
 
     def save_index(self) -> None:
         """Write the indexes this process has loaded, so that the next one starts faster."""

@@ -150,6 +150,9 @@ class Settings(BaseSettings):
     write_share: float = Field(0.5, gt=0, le=1)
     """Of its time that a worker goes on working while queries are being answered, which it lets
     pass otherwise; 1 = it never waits for them."""
+    audit_every_s: float = Field(86_400.0, ge=0)
+    """An idle worker audits the whole store so long after the last audit (a few seconds a GB); 0 =
+    never by itself."""
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage; early stop usually ends sooner."""
     fit_learning_rate: float = Field(0.02, gt=0)

@@ -100,6 +100,10 @@ class HouseCollector(Collector):
             "Of the last snapshot taken, wherever; +Inf without one.",
             stats.last_snapshot_age_s,
         )
+        yield _gauge(
+            "audit_age_seconds", "Of the last audit; +Inf without one.", stats.last_audit_age_s
+        )
+        yield _gauge("audit_problems", "Problems that the last audit left.", stats.audit_problems)
 
     def _memories(self, stats: StoreStats) -> Iterator[tuple[str, int]]:
         """Of every collection; where keys keep tenants apart, of all together: anyone may scrape,

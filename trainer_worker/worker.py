@@ -100,7 +100,10 @@ class Worker:
         """Work until drained. A store that cannot be written for now is waited for."""
         while not self._drain.requested:
             try:
-                pause_s = 0.0 if self.run_once() else self._settings.poll_s
+                busy = self.run_once()
+                if not busy:
+                    self._audit_if_due()
+                pause_s = 0.0 if busy else self._settings.poll_s
             except Abandoned:
                 pause_s = 0.0
             except Exception as error:
@@ -155,6 +158,16 @@ class Worker:
                 waited_s=round(tally.waited_s, 3),
             )
         return True
+
+    def _audit_if_due(self) -> None:
+        if not self._settings.audit_every_s:
+            return
+        problems = self._store.check_if_due(self._settings.audit_every_s)
+        if problems is None:
+            return
+        for problem in problems:
+            log.error("audit_problem", code=problem.code, repair=problem.repair)
+        log.info("audited", problems=len(problems))
 
     def _work(self, jobs: Sequence[Job], tally: _Tally) -> None:
         """``jobs`` are of one collection and one tier."""

@@ -34,6 +34,7 @@ def temp_files(storage: Storage) -> list[Path]:
     found = [
         *storage.shards.root.glob(f"*/.*{TEMP_SUFFIX}"),
         *(storage.home / "index").glob(f".*{TEMP_SUFFIX}"),
+        *storage.home.glob(f".last-*{TEMP_SUFFIX}"),
     ]
     return sorted(path for path in found if _is_old(storage, path))
 

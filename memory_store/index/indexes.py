@@ -58,6 +58,16 @@ class Indexes:
         """The index of its keys, as it was last brought up to date."""
         return self._of(self._vectors, row, LiveIndex)
 
+    def rebuild(self, name: str | None) -> int:
+        """Make that of a collection anew, or all, and save it. Returns the vectors indexed."""
+        vectors = 0
+        for row in self.live():
+            if name is None or row.collection.name == name:
+                index = self.vectors(row)
+                vectors += index.rebuild()
+                index.save()
+        return vectors
+
     def close(self) -> None:
         """Wait for what they do in the background."""
         for index in self.loaded().values():

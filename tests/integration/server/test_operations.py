@@ -271,6 +271,23 @@ def test_metrics_tell_cache_hits_and_the_age_of_the_last_snapshot(
     assert samples(client)["paramem_snapshot_age_seconds"] < 3600
 
 
+def test_metrics_tell_what_the_last_audit_found(
+    client: TestClient, store: MemoryStore, settings: Settings, worker: HashWorker
+) -> None:
+    write(client, "The ferry leaves at seven.")
+    assert samples(client)["paramem_audit_age_seconds"] == float("inf")
+    store.check()
+    sound = samples(client)
+    assert sound["paramem_audit_age_seconds"] < 3600
+    assert sound["paramem_audit_problems"] == 0
+    [shard] = (settings.home / "shards").glob("*/*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    store.check()
+    assert samples(client)["paramem_audit_problems"] >= 1
+    store.check(repair=True)
+    assert samples(client)["paramem_audit_problems"] == 0
+
+
 def test_each_app_has_metrics_of_its_own(make_client: MakeClient) -> None:
     first, second = make_client(), make_client()
     first.get("/jobs")

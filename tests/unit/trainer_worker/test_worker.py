@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -285,3 +286,29 @@ def test_between_two_steps_it_waits_while_a_query_is_being_answered(
     assert status(store, job) is JobStatus.SUCCEEDED
     (line,) = [line for line in logs if line["event"] == "batch"]
     assert line["waited_s"] > step_s  # four times the step, but not for ever: the query is still on
+
+
+def test_an_idle_worker_audits_the_store_and_tells_what_it_finds(
+    tmp_path: Path,
+    store: MemoryStore,
+    dummy: DummyWriter,
+    make_worker: MakeWorker,
+    write: Write,
+    drain: Drain,
+) -> None:
+    write("a text", "d1")
+    worker = make_worker(dummy)
+    assert worker.run_once()
+    (shard,) = (tmp_path / "home" / "shards").glob("*/*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with structlog.testing.capture_logs() as logs:
+        running = threading.Thread(target=worker.run)
+        running.start()
+        deadline = time.monotonic() + 10
+        while store.stats().audit_problems == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        drain.request()
+        running.join()
+    told = [line for line in logs if line["event"] == "audit_problem"]
+    assert len(told) == store.stats().audit_problems > 0
+    assert [line["problems"] for line in logs if line["event"] == "audited"] == [len(told)]
