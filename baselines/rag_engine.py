@@ -65,6 +65,10 @@ class RagEngine:
     def ready(self) -> bool:
         return self._encoder is not None and self._llm.ready
 
+    @property
+    def lost(self) -> bool:
+        return self._llm.lost
+
     async def embed_query(self, query: str, selection: str) -> FloatArray:
         encoder = self._loaded()
         if selection != SELECTION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import signal
 import time
 from types import FrameType
 
@@ -46,6 +47,8 @@ class DrainingServer(uvicorn.Server):
         self._deadline = min(self._deadline, time.monotonic() + grace_s)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._services.engine.lost and not self._services.draining:
+            self.handle_exit(signal.SIGTERM, None)
         if self._services.draining:
             idle = self._services.requests_in_flight == 0
             if idle or time.monotonic() >= self._deadline:
@@ -73,6 +76,8 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
     server.run()
     if not server.started:
         raise SystemExit(f"cannot serve on {settings.host}:{settings.port}; the log says why")
+    if app.state.services.engine.lost:
+        raise SystemExit("the accelerator failed: start the server again, and look after the card")
 
 
 def server_config(

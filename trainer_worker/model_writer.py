@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from memory_model.bundle import Bundle
+from memory_model.device_loss import is_lost
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
 from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
@@ -18,7 +19,7 @@ from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
 from trainer_worker.splitting import split_document
-from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
+from trainer_worker.writer import DeviceLost, Progress, SourceDocument, WriteError, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,16 @@ class ModelWriter:
         self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`. Passages of all documents share batches, by length."""
+        try:
+            return self._write(documents, tier, slots, progress)
+        except Exception as error:
+            if is_lost(self._bundle.base.device):
+                raise DeviceLost from error
+            raise
+
+    def _write(
+        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+    ) -> list[Written | WriteError]:
         split = [split_document(self._splitter, document.text) for document in documents]
         items = [
             _Item(number, passage)

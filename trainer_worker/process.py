@@ -26,12 +26,14 @@ from trainer_worker.factory import build_writer
 from trainer_worker.heartbeat import Heartbeat
 from trainer_worker.niceness import stand_back
 from trainer_worker.worker import Worker
-from trainer_worker.writer import MemoryWriter
+from trainer_worker.writer import DeviceLost, MemoryWriter
 
 log = structlog.get_logger(__name__)
 
 ABANDON_S = 2.0
 """Time after the grace for a writer to notice; one that does not is left behind."""
+DEVICE_LOST = 1
+"""Exit code: a supervisor starts another process."""
 
 
 def run_worker(
@@ -60,7 +62,10 @@ def run_worker(
                     loaded.set()
                     heartbeat.become("idle", fingerprint=writer.spec.fingerprint)
                     log.info("worker_ready", worker_id=heartbeat.worker_id)
-                    Worker(store, writer, heartbeat, drain, settings).run()
+                    try:
+                        Worker(store, writer, heartbeat, drain, settings).run()
+                    except DeviceLost:
+                        _die_of_device(heartbeat.worker_id)
             except BaseException as error:
                 failures.append(error)
 
@@ -81,6 +86,14 @@ def run_worker(
     if failures:
         raise failures[0]
     log.info("worker_stopped", worker_id=heartbeat.worker_id)
+
+
+def _die_of_device(worker_id: str) -> None:
+    """As if killed: the leases expire, and each document of the batch is tried on its own by the
+    worker that comes next, since one of them may be what the device failed at."""
+    log.critical("device_lost", worker_id=worker_id, exc_info=True)
+    logging.shutdown()
+    os._exit(DEVICE_LOST)
 
 
 def _open_store(settings: Settings) -> MemoryStore:

@@ -12,6 +12,7 @@ disk full, catalogue locked            back to the queue, attempt not counted, a
 bundle and collection disagree         failed: trying again cannot help
 document deleted or replaced           cancelled
 job cancelled, lease lost              dropped: whoever has it now decides
+the accelerator is lost                as if the process were killed, which it then is
 worker asked to stop, grace over       back to the queue, attempt not counted
 =====================================  =========================================================
 """

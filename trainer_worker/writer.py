@@ -24,6 +24,13 @@ class WriteError(Exception):
         self.message = message
 
 
+class DeviceLost(BaseException):
+    """The accelerator is gone for this process: nothing more can be written before it is another.
+
+    A BaseException, so that no document is blamed for it.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class SourceDocument:
     """What a writer is given of a document."""
@@ -63,5 +70,7 @@ class MemoryWriter(Protocol):
             slots: m of the collection; memories are elastic.
 
         The codes come as float32 (m, d); the store encodes them in the collection's format.
+
+        Raises: DeviceLost
         """
         ...

@@ -17,6 +17,11 @@ class Core(Protocol):
         ...
 
     @property
+    def lost(self) -> bool:
+        """The accelerator is gone for this process: another core would die of it, too."""
+        ...
+
+    @property
     def dtype(self) -> str:
         """What it computes in, e.g. ``bfloat16``."""
         ...

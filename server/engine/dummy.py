@@ -69,6 +69,10 @@ class DummyEngine:
         return self._started
 
     @property
+    def lost(self) -> bool:
+        return False
+
+    @property
     def info(self) -> EngineInfo:
         if not self._started:
             raise EngineNotReadyError("the dummy engine is not started; try again shortly")

@@ -114,6 +114,11 @@ class Generator(Protocol):
     @property
     def ready(self) -> bool: ...
 
+    @property
+    def lost(self) -> bool:
+        """It will not be ready again in this process."""
+        ...
+
     async def embed_query(self, query: str, selection: str) -> FloatArray:
         """The vector the index is searched with. Returns: (d,) unit norm.
 

@@ -35,6 +35,7 @@ class Keeper:
         self._made_at = 0.0  # time.monotonic() of the last core's start
         self._start_s = 0.0  # what that start took
         self._pause_s = 0.0  # before the next start
+        self.lost = False  # no core can live in this process any more
 
     async def start(self) -> None:
         """Start the first core; raises what ``make`` raises. Later failures are retried."""
@@ -55,13 +56,19 @@ class Keeper:
     @property
     def ready(self) -> bool:
         core = self._core
-        return core is not None and core.alive and not self._stopping.is_set()
+        living = core is not None and core.alive and not self.lost
+        return living and not self._stopping.is_set()
 
     @property
     def core(self) -> Core:
         """Raises: EngineNotReadyError with the seconds until it may be back."""
         if self._core is None or self._stopping.is_set():
             raise EngineNotReadyError("the engine is loading or draining: try again")
+        if self.lost:
+            raise EngineNotReadyError(
+                "the accelerator has failed; this server ends, to be started again: try again",
+                retry_after_s=LONGEST_PAUSE_S,
+            )
         if not self._core.alive:
             raise EngineNotReadyError(
                 "the engine has died and is being started again: try again",
@@ -82,6 +89,10 @@ class Keeper:
 
     async def _keep(self) -> None:
         while not await self._stopped_within(POLL_S):
+            if self._core is not None and self._core.lost:
+                self.lost = True
+                log.critical("device_lost")
+                return
             if self._core is not None and not self._core.alive:
                 await self._replace(self._core)
 
@@ -93,7 +104,7 @@ class Keeper:
         log.error("engine_died", lived_s=round(died_at - self._made_at, 1), pause_s=self._pause_s)
         with contextlib.suppress(Exception):  # remains that cannot be removed hold up nothing
             await dead.stop()
-        while not await self._stopped_within(self._pause_s):
+        while not dead.lost and not await self._stopped_within(self._pause_s):
             self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
             try:
                 await self._renew()

@@ -63,6 +63,10 @@ class ModelEngine:
         return self._keeper.ready
 
     @property
+    def lost(self) -> bool:
+        return self._keeper.lost
+
+    @property
     def info(self) -> EngineInfo:
         model, core = self._serving()
         return EngineInfo(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 import torch
 
+from memory_model.device_loss import is_lost
 from server.engine.answer import Answer
 from server.engine.batch import Batch
 from server.engine.core import died
@@ -56,6 +57,10 @@ class Scheduler:
     def alive(self) -> bool:
         """Takes requests: neither stopping nor dead."""
         return self._thread.is_alive() and not self._stopping
+
+    @property
+    def lost(self) -> bool:
+        return is_lost(self._model.device)
 
     @property
     def dtype(self) -> str:

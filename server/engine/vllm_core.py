@@ -77,6 +77,11 @@ class VllmCore:
         return not (self._stopping or self._died)
 
     @property
+    def lost(self) -> bool:
+        """The device is that of vLLM's own process, and the next one gets its own."""
+        return False
+
+    @property
     def dtype(self) -> str:
         return str(self._llm.model_config.dtype).removeprefix("torch.")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
+import pytest
+
 from memory_store.records import Job, JobStatus
 from memory_store.store import MemoryStore
 from tests.crash.conftest import Start
 from tests.crash.worker_process import (
     HANG,
     KILL,
+    LOSE_DEVICE,
     RAISE,
     submit,
     wait_until,
@@ -59,14 +64,15 @@ def test_a_poison_document_dies_while_its_neighbours_are_stored(
     assert all(stored_once(store, f"good-{number}", f"text {number}") for number in range(3))
 
 
+@pytest.mark.parametrize(("poison", "status"), [(KILL, -signal.SIGKILL), (LOSE_DEVICE, 1)])
 def test_a_document_that_kills_its_worker_dies_without_taking_its_neighbours(
-    store: MemoryStore, start: Start
+    store: MemoryStore, start: Start, poison: str, status: int
 ) -> None:
     before = [submit(store, f"text {number}", f"d{number}") for number in range(3)]
-    killer = submit(store, f"some {KILL}")
+    killer = submit(store, f"some {poison}")
     after = [submit(store, f"text {number}", f"d{number}") for number in range(3, 6)]
     for _ in range(3):  # as a supervisor would, and once more than it can kill
-        assert start().wait(60) == -9
+        assert start().wait(60) == status
     start()
     wait_until(lambda: ended(store, killer, *before, *after))
     dead = store.jobs.get(killer.job_id)

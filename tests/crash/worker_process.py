@@ -18,9 +18,17 @@ from memory_store.store import MemoryStore
 from paramem.settings import Settings, load_settings
 from trainer_worker.dummy_writer import DummyWriter
 from trainer_worker.process import run_worker
-from trainer_worker.writer import MemoryWriter, Progress, SourceDocument, WriteError, Written
+from trainer_worker.writer import (
+    DeviceLost,
+    MemoryWriter,
+    Progress,
+    SourceDocument,
+    WriteError,
+    Written,
+)
 
 KILL = "[[kill]]"  # the process dies
+LOSE_DEVICE = "[[lose device]]"  # the accelerator is gone
 RAISE = "[[raise]]"
 HANG = "[[hang]]"  # never returns, never calls back
 TICK = "[[tick]]"  # never returns, but reports progress
@@ -52,6 +60,8 @@ class ObedientWriter:
         for document in documents:
             if KILL in document.text:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if LOSE_DEVICE in document.text:
+                raise DeviceLost
             if RAISE in document.text:
                 raise ValueError("told to")
             if SLOW in document.text:

@@ -146,7 +146,13 @@ from paramem.settings import load_settings
 from server.engine.dummy import DummyEngine
 from server.run import run_server
 settings = load_settings()
-run_server(settings, generator=DummyEngine(settings, token_delay_s=TOKEN_DELAY_S))
+
+class Engine(DummyEngine):
+    @property
+    def lost(self):
+        return (settings.home / "device-lost").exists()
+
+run_server(settings, generator=Engine(settings, token_delay_s=TOKEN_DELAY_S))
 """.replace("TOKEN_DELAY_S", str(TOKEN_DELAY_S))
 
 
@@ -169,11 +175,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_sigterm_lets_the_stream_finish_and_ends_the_process_with_status_0(tmp_path: Path) -> None:
-    port = free_port()
-    process = run_process(make_settings(tmp_path / "home"), PARAMEM_PORT=str(port))
-    url = f"http://127.0.0.1:{port}"
-
+def wait_until_loaded(process: subprocess.Popen[bytes], url: str) -> None:
     def loaded() -> Any:
         assert process.poll() is None
         try:
@@ -181,8 +183,15 @@ def test_sigterm_lets_the_stream_finish_and_ends_the_process_with_status_0(tmp_p
         except httpx.TransportError:
             return None
 
+    wait_for(loaded, timeout_s=60)
+
+
+def test_sigterm_lets_the_stream_finish_and_ends_the_process_with_status_0(tmp_path: Path) -> None:
+    port = free_port()
+    process = run_process(make_settings(tmp_path / "home"), PARAMEM_PORT=str(port))
+    url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(loaded, timeout_s=60)
+        wait_until_loaded(process, url)
         job = httpx.post(f"{url}/write", json={"text": "kept"}, trust_env=False).json()
         assert job["status"] == "queued"
         with (
@@ -202,6 +211,20 @@ def test_sigterm_lets_the_stream_finish_and_ends_the_process_with_status_0(tmp_p
     assert any(line["route"] == "/write" and line["request_id"] for line in requests)
     with MemoryStore.open(tmp_path / "home") as store:
         assert store.jobs.get(job["job_id"]).document_id == job["document_id"]
+
+
+def test_a_server_whose_accelerator_is_lost_ends_so_that_another_is_started(tmp_path: Path) -> None:
+    port = free_port()
+    process = run_process(make_settings(tmp_path / "home"), PARAMEM_PORT=str(port))
+    try:
+        wait_until_loaded(process, f"http://127.0.0.1:{port}")
+        (tmp_path / "home" / "device-lost").touch()
+        _out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "accelerator failed" in err.decode()
+    assert "Traceback" not in err.decode()
 
 
 def test_an_open_door_is_refused_at_start(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from tests.integration.writers.conformance import (
     ignore,
     written,
 )
-from trainer_worker import fit
+from trainer_worker import fit, model_writer
 from trainer_worker.dummy_writer import DummyWriter
 from trainer_worker.model_writer import ModelWriter
+from trainer_worker.writer import DeviceLost
 
 
 class TestDummyWriter(WriterConformance):
@@ -39,6 +41,19 @@ class TestModelWriter(WriterConformance):
 
     def make_writer(self) -> ModelWriter:
         return ModelWriter(self.bundle, self.settings)
+
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_a_failure_of_the_device_is_told_from_one_of_the_document(
+        self, monkeypatch: pytest.MonkeyPatch, lost: bool
+    ) -> None:
+        def fail(*_: object) -> NoReturn:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        writer = self.make_writer()
+        monkeypatch.setattr(self.bundle.compressor, "compress", fail)
+        monkeypatch.setattr(model_writer, "is_lost", lambda _device: lost)
+        with pytest.raises(DeviceLost if lost else RuntimeError):
+            writer.write([SHORT], Tier.FAST, SLOTS, ignore)
 
     def test_fast_memories_may_be_written_without_measuring_them(self) -> None:
         measured = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]

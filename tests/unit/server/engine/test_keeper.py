@@ -21,6 +21,7 @@ class FakeCore:
 
     def __init__(self) -> None:
         self.alive = True
+        self.lost = False
         self.stops = 0
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
@@ -191,3 +192,20 @@ def test_a_start_that_was_cancelled_is_stopped_when_it_is_done() -> None:
 
     asyncio.run(asyncio.wait_for(main(), 20))
     assert maker.cores[0].stops == 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_core_whose_device_is_lost_is_not_replaced(alive: bool) -> None:
+    maker = Maker()
+
+    async def body(keeper: Keeper) -> None:
+        maker.cores[0].lost = True
+        maker.cores[0].alive = alive
+        await until(lambda: keeper.lost)
+        assert not keeper.ready
+        with pytest.raises(EngineNotReadyError, match="accelerator has failed"):
+            _ = keeper.core
+        await asyncio.sleep(3 * PAUSE_S)
+        assert maker.calls == 1
+
+    run(maker, body)
