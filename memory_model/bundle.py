@@ -16,6 +16,7 @@ tokenizer, adapters, heads, template and slot layout, but not the rival.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ from memory_model.template import Template
 from memory_model.tensor_file import check_adapter, check_tensors, tensor_shapes, with_prefix
 
 CONFIG = "bundle.json"
+ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
 CODEBOOKS = "codebooks.safetensors"
@@ -261,6 +263,10 @@ def save_bundle(
         card.unlink()
     for file in temporary.glob(f"*/{ADAPTER_WEIGHTS}"):  # in float32 where the LLM was
         save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+    for file in temporary.glob(f"*/{ADAPTER_CONFIG}"):  # which PEFT writes in a set's order
+        told = json.loads(file.read_bytes())
+        told["target_modules"].sort()
+        file.write_text(json.dumps(told, indent=2, sort_keys=True), encoding="utf-8")
     rival = rival_directory(directory)
     shutil.rmtree(rival, ignore_errors=True)
     if (temporary / TEXT_ADAPTER).is_dir():

@@ -13,7 +13,7 @@ import torch
 
 from memory_model.compressor import Compressor
 from memory_model.quantiser import Quantiser
-from trainer_worker.train.config import TrainConfig
+from trainer_worker.train.config import Quantisation
 from trainer_worker.train.dataset import TrainingSet
 from trainer_worker.train.networks import Networks
 
@@ -64,9 +64,9 @@ def sampled_ids(data: TrainingSet, number: int, seed: int) -> list[tuple[int, ..
 
 
 @torch.no_grad()
-def fit_quantiser(networks: Networks, data: TrainingSet, config: TrainConfig) -> None:
+def fit_quantiser(networks: Networks, data: TrainingSet, settings: Quantisation, seed: int) -> None:
     """Fit it on the codes that the compressor now makes of training passages."""
-    sampled = sampled_ids(data, config.quantisation.passages, config.seed)
+    sampled = sampled_ids(data, settings.passages, seed)
     codes, means = [], []
     for start in range(0, len(sampled), BATCH):
         embedded, states = networks.compressor.windows(sampled[start : start + BATCH])
@@ -78,11 +78,11 @@ def fit_quantiser(networks: Networks, data: TrainingSet, config: TrainConfig) ->
 
 
 def train_quantiser(
-    networks: Networks, data: TrainingSet, config: TrainConfig
+    networks: Networks, data: TrainingSet, settings: Quantisation, seed: int
 ) -> Iterator[dict[str, float | int | str]]:
     """Fit it on the final codes. Yields: what it loses of other passages' codes."""
-    fit_quantiser(networks, data, config)
-    others = sampled_ids(data, BATCH, config.seed + 1)
+    fit_quantiser(networks, data, settings, seed)
+    others = sampled_ids(data, BATCH, seed + 1)
     codes = compress_all(networks.compressor, others).flatten(0, 1).float()  # (N, d)
     codes = codes.to(networks.base.device)
     lost = codes - networks.quantiser.decode(networks.quantiser.encode(codes))

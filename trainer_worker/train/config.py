@@ -139,7 +139,8 @@ class TrainConfig(_Strict):
     max_documents: int | None = None
     stages: list[Stage] = []
     """None = adapters and heads of ``start`` stay."""
-    quantisation: Quantisation = Quantisation()
+    quantisation: Quantisation | None = Quantisation()
+    """None = the quantiser of ``start`` stays, which only codes that stay can be read with."""
     selection: SelectionTraining | None = SelectionTraining()
     """None = the selector of ``start`` stays (it does not depend on the codes)."""
     reranking: RerankTraining | None = RerankTraining()
@@ -153,6 +154,15 @@ class TrainConfig(_Strict):
         steps = sum(stage.steps for stage in self.stages)
         return steps + epochs + math.ceil(questions / RERANK_REPORT_QUESTIONS) + 1
 
+    @property
+    def trains_codes(self) -> bool:
+        """Else they stay those of ``start``."""
+        return any({"compressor", "heads"} & stage.trained for stage in self.stages)
+
+    @property
+    def _quantises(self) -> bool:
+        return any(stage.quantised_share for stage in self.stages)
+
     @field_validator("datasets")
     @classmethod
     def _train_splits_only(cls, names: list[str]) -> list[str]:
@@ -163,9 +173,11 @@ class TrainConfig(_Strict):
 
     @model_validator(mode="after")
     def _everything_from_somewhere(self) -> TrainConfig:
-        for name in ("stages", "selection", "reranking"):
+        for name in ("stages", "selection", "reranking", "quantisation"):
             if not getattr(self, name) and self.start is None:
                 raise ValueError(f"without {name} there must be a start, whose own are kept")
+        if self.quantisation is None and (self.trains_codes or self._quantises):
+            raise ValueError("codes that change, or are quantised in training, need quantisation")
         return self
 
 

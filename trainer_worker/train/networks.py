@@ -25,7 +25,13 @@ from peft import (
 from torch import nn
 
 from memory_model.base import BaseModel
-from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER, WRITE_ADAPTER, Heads
+from memory_model.bundle import (
+    READ_ADAPTER,
+    TEXT_ADAPTER,
+    WRITE_ADAPTER,
+    Heads,
+    load_quantiser,
+)
 from memory_model.compressor import Compressor
 from memory_model.encoder import first_layers
 from memory_model.expander import Expander
@@ -33,7 +39,7 @@ from memory_model.quantiser import Quantiser
 from memory_model.reader import Reader
 from memory_model.selector import Selector
 from memory_model.tensor_file import with_prefix
-from trainer_worker.train.config import Part, Rank, TrainConfig
+from trainer_worker.train.config import Part, Quantisation, Rank, TrainConfig
 
 ReaderName = Literal["text_adapter", "read_adapter"]
 
@@ -131,12 +137,7 @@ def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
     )
     expander = Expander(z_dim=config.z_dim, hidden_size=base.hidden_size)
     pass_embeddings_through(base, compressor, expander)
-    quantiser = Quantiser(
-        base,
-        z_dim=config.z_dim,
-        words=config.quantisation.words,
-        stages=config.quantisation.stages,
-    )
+    quantiser = _quantiser(config, base)
     for module in (compressor, expander, selector, quantiser):
         module.to(base.device)
     reader = Reader(base, expander, config.template)
@@ -166,6 +167,16 @@ def scale_states(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> 
     reading = compressor.read(token_ids)
     states = reading.states[reading.mask]  # (T, h)
     compressor.state_scale.copy_(states.square().mean(dim=0).clamp(min=1e-12).rsqrt())
+
+
+def _quantiser(config: TrainConfig, base: BaseModel) -> Quantiser:
+    """To be fitted, or that of the start."""
+    if config.quantisation is None and config.start is not None:
+        kept = load_quantiser(config.start, base)
+        if kept is not None:
+            return kept
+    named = config.quantisation or Quantisation()
+    return Quantiser(base, z_dim=config.z_dim, words=named.words, stages=named.stages)
 
 
 def _with_adapter(model: Any, base_name: str, rank: Rank, name: str) -> Any:

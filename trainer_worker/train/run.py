@@ -64,8 +64,7 @@ def train_bundle(
     networks = build_networks(config, base)
     if config.start is not None:
         start_from(networks, config.start)
-    if any("compressor" in stage.trained for stage in config.stages):
-        # else the codes stay those of ``start``, hence their windows, too
+    if config.trains_codes:  # else their windows stay, too
         held = networks.compressor.token_information
         held.copy_(training_set.token_information(len(held)))
     metrics = MetricsLog(directory / "metrics.jsonl")
@@ -83,7 +82,9 @@ def train_bundle(
     trainer.train(start, report)
     if config.reranking:
         record(train_reranker(networks, training_set, config.reranking), trainer.total_steps)
-    record(train_quantiser(networks, training_set, config), trainer.total_steps)
+    if config.quantisation:
+        fitted = train_quantiser(networks, training_set, config.quantisation, config.seed)
+        record(fitted, trainer.total_steps)
     plot_losses(directory / "metrics.jsonl", directory / "losses.png")
     export_bundle(bundle, config, networks)
     return bundle

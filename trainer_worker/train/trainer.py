@@ -86,8 +86,9 @@ class Trainer:
                 networks.start_reading_memories()
                 some = sampled_ids(self._data, SCALING_PASSAGES, self._config.seed)
                 scale_states(networks.compressor, some)
-        if stage.quantised_share and not networks.quantiser.is_fitted:
-            fit_quantiser(networks, self._data, self._config)
+        quantisation = self._config.quantisation
+        if stage.quantised_share and quantisation and not networks.quantiser.is_fitted:
+            fit_quantiser(networks, self._data, quantisation, self._config.seed)
 
     def _at(self, step: int) -> Position:
         for stage in self._config.stages:

@@ -82,7 +82,9 @@ def test_an_untrained_bundle_is_no_start(tiny_model: Path, data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "left_out", [{"stages": []}, {"selection": None}, {"reranking": None}], ids=str
+    "left_out",
+    [{"stages": []}, {"selection": None}, {"reranking": None}, {"quantisation": None}],
+    ids=str,
 )
 def test_without_a_start_every_part_must_be_trained(
     tiny_model: Path, left_out: dict[str, Any]
@@ -110,6 +112,33 @@ def test_the_quantiser_alone_can_be_fitted_to_a_bundle(
     for name in ("heads.safetensors", "read_adapter/adapter_model.safetensors"):
         kept, before = load_file(second / name), load_file(first / name)
         assert all(torch.equal(kept[key], before[key]) for key in before)
+
+
+def test_a_reader_can_be_trained_with_the_codes_and_their_quantiser_as_they_are(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    run = TrainConfig.model_validate(
+        config(tiny_model, MEMORY | {"frozen": ["compressor", "heads"]}).model_dump()
+        | {"start": first, "selection": None, "reranking": None, "quantisation": None}
+    )
+    second = train_bundle(run, data, tmp_path / "second")
+    assert (second / "codebooks.safetensors").read_bytes() == (
+        first / "codebooks.safetensors"
+    ).read_bytes()
+    name = "read_adapter/adapter_model.safetensors"
+    kept, before = load_file(second / name), load_file(first / name)
+    assert any(not torch.equal(kept[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("change", [{"frozen": ["compressor"]}, {"quantised_share": 0.5}], ids=str)
+def test_a_quantiser_cannot_stay_where_codes_change_or_it_is_trained_on(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    frozen = {"frozen": ["compressor", "heads"]}
+    fields = config(tiny_model, MEMORY | frozen | change).model_dump()
+    with pytest.raises(ValueError, match="need quantisation"):
+        TrainConfig.model_validate(fields | {"start": tmp_path, "quantisation": None})
 
 
 def test_a_run_is_not_overwritten_without_resume(

@@ -291,6 +291,23 @@ def test_memories_do_not_depend_on_the_rival_but_its_damage_is_seen(
         )
 
 
+def test_an_adapter_is_described_in_the_same_words_by_every_process(
+    tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its checksum is part of the fingerprint, and sets of strings have an order a process."""
+    from peft import LoraConfig, get_peft_model
+
+    lm = load_base(str(tiny_model), cache=tmp_path).lm
+    lora = LoraConfig(r=2, target_modules="all-linear")
+    rival = get_peft_model(lm, lora, adapter_name="text_adapter")
+    save_bundle(tmp_path / "saved", tiny_bundle.config, tiny_bundle.heads, [rival])
+    told = (tmp_path / "saved-text" / "adapter_config.json").read_text()
+    modules = json.loads(told)["target_modules"]
+    assert len(modules) == 7
+    assert modules == sorted(modules)
+    assert told == json.dumps(json.loads(told), indent=2, sort_keys=True)
+
+
 def test_the_compressor_keeps_its_own_layers_when_the_reader_is_merged(
     tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path
 ) -> None:
