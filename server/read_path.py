@@ -6,63 +6,30 @@ gets the right HTTP status. Symbols: K = memories selected, m = slots, d = code 
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import cast
 
 from memory_store.errors import NotFoundError
-from memory_store.records import FloatArray, Hit, JobStatus
-from memory_store.store import MemoryStore
+from memory_store.records import JobStatus
 from paramem.settings import ReaderKind
 from server.engine.generator import (
-    ATTENTION,
-    BM25,
-    HYBRID,
     LEXICAL,
-    ROUTER,
     GenerationChunk,
     GenerationRequest,
     SelectionUnavailableError,
 )
 from server.errors import ApiError
-from server.fusion import fuse_hits
 from server.keys import ApiKey
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult, SelectedMemory, Usage
+from server.selection import Context, select
 from server.services import Services
+from server.stopwatch import Stopwatch
 from server.waiting import find_job, wait_until_final
 
 READ_AFTER_TIMEOUT_S = 30.0
-
-
-class Stopwatch:
-    """Milliseconds since it was made, and of the stages run under it."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self.stages_ms: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages_ms[name] = 1e3 * (time.perf_counter() - started)
-
-    def elapsed_ms(self) -> float:
-        return 1e3 * (time.perf_counter() - self._started)
-
-
-@dataclass(slots=True)
-class Context:
-    """What the LLM is given beside the query. At most one of codes and texts is filled."""
-
-    hits: Sequence[Hit] = ()
-    codes: Sequence[FloatArray] = ()  # K of (m, d)
-    texts: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -225,76 +192,6 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             + ", ".join(available)
         )
     with watch.stage("select"):
-        selected = await _select(services, body, selection, watch)
-    with watch.stage("load"):
-        if given == "text":
-            return await services.read(_load_texts, services.store, selected.hits)
-        if selected.codes:
-            return selected
-        return await services.read(_load_codes, services.store, selected.hits)
-
-
-async def _select(services: Services, body: QueryBody, selection: str, watch: Stopwatch) -> Context:
-    """The ``top_k`` memories for the query, best first; with their codes if it took those."""
-    if selection == BM25:
-        return Context(await _by_words(services, body, body.top_k))
-    if selection == HYBRID:
-        candidates = max(body.top_k, services.settings.rerank_candidates)
-        by_key = await _by_key(services, body, ROUTER, candidates, watch)
-        by_words = await _by_words(services, body, candidates)
-        return Context(fuse_hits([by_key, by_words])[: body.top_k])
-    if selection == ATTENTION:
-        candidates = max(body.top_k, services.settings.rerank_candidates)
-        hits = await _by_key(services, body, ATTENTION, candidates, watch)
-        return await _rerank(services, body, hits, watch)
-    return Context(await _by_key(services, body, selection, body.top_k, watch))
-
-
-async def _by_words(services: Services, body: QueryBody, wanted: int) -> list[Hit]:
-    select = services.store.select_by_words
-    return await services.read(select, body.collection, body.query, wanted, filters=body.filters)
-
-
-async def _by_key(
-    services: Services, body: QueryBody, selection: str, wanted: int, watch: Stopwatch
-) -> list[Hit]:
-    with watch.stage("embed"):
-        vector = await services.engine.embed_query(body.query, selection)  # (d,)
-    select = services.store.select
-    return await services.read(select, body.collection, vector, wanted, filters=body.filters)
-
-
-async def _rerank(
-    services: Services, body: QueryBody, hits: list[Hit], watch: Stopwatch
-) -> Context:
-    if not hits:
-        return Context()
-    with watch.stage("rerank"):
-        codes = await services.read(services.store.load_codes, [hit.memory for hit in hits])
-        router = [hit.score for hit in hits]
-        scores = await services.engine.rerank(body.query, codes, router)
-    best = sorted(range(len(hits)), key=lambda number: scores[number], reverse=True)[: body.top_k]
-    return Context(
-        hits=[replace(hits[number], score=scores[number]) for number in best],
-        codes=[codes[number] for number in best],
-    )
-
-
-def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:
-    return Context(hits, codes=store.load_codes([hit.memory for hit in hits]))
-
-
-def _load_texts(store: MemoryStore, hits: Sequence[Hit]) -> Context:
-    texts = []
-    for hit in hits:
-        text = store.passage_text(hit.memory)
-        if text is None:
-            raise ApiError(
-                409,
-                "text_not_kept",
-                f"the text of document {hit.memory.document_id} was not kept (keep_text=false): "
-                'ask with context "memory", or write it again with its text kept',
-                param="context",
-            )
-        texts.append(text)
-    return Context(hits, texts=texts)
+        context = await select(services, body, selection, watch, as_text=given == "text")
+    watch.stages_ms["select"] -= watch.stages_ms["load"]
+    return context

@@ -28,7 +28,7 @@ from server.quotas import Quotas
 
 P = ParamSpec("P")
 T = TypeVar("T")
-READ_THREADS = 16
+READ_THREADS = 4  # most of a read is Python: more of them fight over its lock (LOG.md)
 WRITE_THREADS = 4  # SQLite has one writer at a time; more would only wait in line
 RETRY_AFTER_FAILURE_S = 30.0
 

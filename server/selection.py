@@ -1,0 +1,104 @@
+"""Which memories a query is answered from, and what the LLM reads of them.
+
+Symbols: K = memories selected, m = slots, d = code dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from memory_store.records import FloatArray, Hit
+from memory_store.store import MemoryStore
+from server.engine.generator import ATTENTION, BM25, HYBRID, ROUTER
+from server.errors import ApiError
+from server.fusion import fuse_hits
+from server.schemas.requests import QueryBody
+from server.services import Services
+from server.stopwatch import Stopwatch
+
+
+@dataclass(slots=True)
+class Context:
+    """What the LLM is given beside the query. At most one of codes and texts is filled."""
+
+    hits: Sequence[Hit] = ()
+    codes: Sequence[FloatArray] = ()  # K of (m, d)
+    texts: Sequence[str] = ()
+
+
+async def select(
+    services: Services, body: QueryBody, selection: str, watch: Stopwatch, *, as_text: bool
+) -> Context:
+    """The ``top_k`` memories for the query, best first, with their codes or their texts.
+
+    Raises: NotFoundError, InvalidFilterError, CorruptionError, ApiError.
+    """
+    vector: FloatArray | None = None
+    if selection != BM25:
+        with watch.stage("embed"):
+            head = ROUTER if selection == HYBRID else selection
+            vector = await services.engine.embed_query(body.query, head)  # (d,)
+    candidates = max(body.top_k, services.settings.rerank_candidates)
+
+    def find() -> list[Hit]:
+        """What the store has for it."""
+        by_words = partial(
+            services.store.select_by_words, body.collection, body.query, filters=body.filters
+        )
+        if vector is None:
+            return by_words(body.top_k)
+        by_key = partial(services.store.select, body.collection, vector, filters=body.filters)
+        if selection == HYBRID:
+            return fuse_hits([by_key(candidates), by_words(candidates)])[: body.top_k]
+        return by_key(candidates if selection == ATTENTION else body.top_k)
+
+    def find_and_load(load: Callable[[MemoryStore, Sequence[Hit]], Context]) -> Context:
+        """In one turn of a thread: on a busy server each turn costs more than the work."""
+        hits = find()
+        with watch.stage("load"):
+            return load(services.store, hits)
+
+    if selection != ATTENTION:
+        return await services.read(find_and_load, _load_texts if as_text else _load_codes)
+    best = await _rerank(services, body, await services.read(find_and_load, _load_codes), watch)
+    if not as_text:
+        return best
+    with watch.stage("load"):
+        return await services.read(_load_texts, services.store, best.hits)
+
+
+async def _rerank(services: Services, body: QueryBody, found: Context, watch: Stopwatch) -> Context:
+    """The ``top_k`` best of the candidates, by all of their slots."""
+    if not found.hits:
+        return found
+    with watch.stage("rerank"):
+        router = [hit.score for hit in found.hits]
+        scores = await services.engine.rerank(body.query, found.codes, router)
+    best = sorted(range(len(scores)), key=lambda number: scores[number], reverse=True)
+    best = best[: body.top_k]
+    return Context(
+        hits=[replace(found.hits[number], score=scores[number]) for number in best],
+        codes=[found.codes[number] for number in best],
+    )
+
+
+def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:
+    return Context(hits, codes=store.load_codes([hit.memory for hit in hits]))
+
+
+def _load_texts(store: MemoryStore, hits: Sequence[Hit]) -> Context:
+    texts = []
+    for hit in hits:
+        text = store.passage_text(hit.memory)
+        if text is None:
+            raise ApiError(
+                409,
+                "text_not_kept",
+                f"the text of document {hit.memory.document_id} was not kept (keep_text=false): "
+                'ask with context "memory", or write it again with its text kept',
+                param="context",
+            )
+        texts.append(text)
+    return Context(hits, texts=texts)
