@@ -104,6 +104,17 @@ def test_the_overhead_benchmark_pairs_answers_with_forward_passes() -> None:
     assert "[" in row[6]
 
 
+def test_the_requests_benchmark_gets_an_answer_to_every_question() -> None:
+    table = run("-m", "benchmarks.requests", "--concurrency", "1", "4", "--seconds", "1")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    _, *rows = rows
+    assert [row[:2] for row in rows] == [
+        [context, str(concurrency)] for context in ("memory", "none") for concurrency in (1, 4)
+    ]
+    assert all(int(row[2].replace(",", "")) > 0 for row in rows)
+    assert {row[5] for row in rows} == {"0"}  # failed
+
+
 def test_the_overload_benchmark_counts_what_was_refused_and_loses_nothing() -> None:
     sizes = ["--limit", "3", "--queue", "8", "--times", "4", "--seconds", "1"]
     table = run("-m", "benchmarks.overload", *sizes, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")

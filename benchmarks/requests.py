@@ -1,0 +1,142 @@
+"""What the server itself costs: answers a second of an engine without a model.
+
+    python -m benchmarks.requests --append
+
+Kept-alive connections that ask the next question as soon as they have an answer, which is not
+streamed, of a server with ten documents and the dummy engine; by hand on asyncio's protocols, since
+a client library would cost more than the server. Server and clients share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.attempts import Address
+from benchmarks.results import RESULTS, publish
+from benchmarks.server import serving, working
+from clients import Client
+
+ENVIRONMENT = {"PARAMEM_ENGINE": "dummy", "PARAMEM_WRITER": "dummy", "PARAMEM_LOG_LEVEL": "WARNING"}
+DOCUMENTS = 10
+TOP_K, NEW_TOKENS = 5, 8
+QUESTION = "What is the ferry to Tolvaig called?"
+CONTEXTS = ("memory", "none")
+CONTENT_LENGTH = b"content-length:"
+
+
+class Asker(asyncio.Protocol):
+    """One connection that asks until it is time to stop."""
+
+    def __init__(self, request: bytes, stop_at: float) -> None:
+        self._request = request
+        self._stop_at = stop_at
+        self._received = b""
+        self._asked = 0.0
+        self.seconds: list[float] = []  # of each answer
+        self.failed = 0
+        self.done = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or len(body) < _content_length(head):
+            return
+        self.seconds.append(time.perf_counter() - self._asked)
+        self.failed += not head.startswith(b"HTTP/1.1 200")
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.failed += exc is not None
+        self.done.set()
+
+    def _ask(self) -> None:
+        self._received = b""
+        self._asked = time.perf_counter()
+        if self._asked < self._stop_at:
+            self._transport.write(self._request)
+        else:
+            self._transport.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--seconds", type=float, default=10, help="for each row")
+    parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
+    arguments = parser.parse_args()
+    lines = [
+        f"\n## Server overhead, {time.strftime('%Y-%m-%d')}\n",
+        f"{os.cpu_count()} cores shared by server and clients, load average "
+        f"{os.getloadavg()[0]:.1f} before; dummy engine, {DOCUMENTS} documents, K = {TOP_K}, "
+        f"{NEW_TOKENS} new tokens, not streamed, kept-alive connections. Command: `python -m "
+        "benchmarks.requests`.\n",
+        "| context | concurrency | answers | a second | p50 / p99 ms | failed |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    with tempfile.TemporaryDirectory() as home:
+        lines += measure(Path(home), arguments.concurrency, arguments.seconds)
+    publish(lines, append=arguments.append)
+
+
+def measure(home: Path, concurrencies: list[int], seconds: float) -> list[str]:
+    """Rows of the table."""
+    rows = []
+    environment = {**os.environ, **ENVIRONMENT}
+    with serving(home, environment) as server:
+        with working(home, environment), Client(str(server.http.base_url)) as client:
+            for number in range(DOCUMENTS):
+                job = client.write(f"Ferry {number} leaves at {number}.", mode="fast")
+                client.wait(job.job_id)
+        for context in CONTEXTS:
+            for concurrency in concurrencies:
+                answers, failed = asyncio.run(ask(server.address, context, concurrency, seconds))
+                half, most = np.percentile(1e3 * np.array(answers), [50, 99])
+                rows.append(
+                    f"| {context} | {concurrency} | {len(answers):,} | "
+                    f"{len(answers) / seconds:,.0f} | {half:.1f} / {most:.1f} | {failed} |"
+                )
+    return rows
+
+
+async def ask(
+    address: Address, context: str, concurrency: int, seconds: float
+) -> tuple[list[float], int]:
+    """Seconds of each answer, and how many failed."""
+    body = json.dumps(
+        {"query": QUESTION, "top_k": TOP_K, "max_new_tokens": NEW_TOKENS, "context": context}
+    )
+    request = (
+        f"POST /query HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+    stop_at = time.perf_counter() + seconds
+    loop = asyncio.get_running_loop()
+    askers = [Asker(request, stop_at) for _ in range(concurrency)]
+    for asker in askers:
+        await loop.create_connection(lambda asker=asker: asker, address.host, address.port)  # type: ignore[misc]
+    await asyncio.gather(*(asker.done.wait() for asker in askers))
+    answers = [took for asker in askers for took in asker.seconds]
+    return answers, sum(asker.failed for asker in askers)
+
+
+def _content_length(head: bytes) -> int:
+    lowered = head.lower()
+    start = lowered.index(CONTENT_LENGTH) + len(CONTENT_LENGTH)
+    return int(lowered[start:].partition(b"\r\n")[0])
+
+
+if __name__ == "__main__":
+    main()
