@@ -10,8 +10,10 @@ Symbols: K = passages given, m = slots, d = code dimension.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -87,24 +89,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--slots", type=int, help="m; default the bundle's")
-    parser.add_argument("--selection", choices=["router", "attention", "hybrid"], default="router")
+    parser.add_argument(
+        "--selection", choices=["router", "attention", "hybrid"], help="default: as the service"
+    )
     parser.add_argument(
         "--formats", nargs="+", type=CodeFormat, default=[CodeFormat.BF16], choices=list(CodeFormat)
     )
+    parser.add_argument("--save", type=Path, help="answers as JSON Lines, for benchmarks.paired")
     arguments = parser.parse_args()
     memory = OfflineModel(arguments.bundle, arguments.model)
     text = OfflineModel(arguments.bundle, arguments.model, TEXT_ADAPTER)
     slots = arguments.slots or memory.bundle.config.slots
+    selection = arguments.selection or memory.selection
     base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
-    say(f"K = {arguments.top_k}, m = {slots}, d = {z_dim}, {base.dtype} on {base.device}, greedy\n")
+    say(
+        f"K = {arguments.top_k} by {selection}, m = {slots}, d = {z_dim}, {base.dtype} on "
+        f"{base.device}, greedy\n"
+    )
     say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
     say("|---|--:|--:|---|--:|--:|--:|--:|--:|")
     for name in arguments.sets:
         found = load_set(arguments.data, name)
         questions = found.sample(arguments.limit, arguments.seed)
         corpus = split_corpus(memory, found.documents, questions)
-        ranking = rank(memory, corpus, arguments.selection, arguments.top_k)
-        report(memory, text, name, corpus, ranking, slots, arguments.formats)
+        ranking = rank(memory, corpus, selection, arguments.top_k)
+        rows = answer(memory, text, corpus, ranking, slots, arguments.formats)
+        report(name, corpus, rows)
+        if arguments.save is not None:
+            save(arguments.save, name, corpus, rows)
 
 
 def split_corpus(
@@ -130,16 +142,15 @@ def rank(model: OfflineModel, corpus: Corpus, selection: str, k: int) -> Ranking
     return rank_by_keys(model, keys, asked, k)
 
 
-def report(
+def answer(
     memory: OfflineModel,
     text: OfflineModel,
-    name: str,
     corpus: Corpus,
     selected: Ranking,
     slots: int,
     formats: Sequence[CodeFormat],
-) -> None:
-    """Print the rows of one set; ratios are to its first."""
+) -> list[Row]:
+    """The rows of one set, the same passages as text first."""
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
     lexical = rank_bm25(texts, asked, selected.shape[1])
@@ -162,10 +173,26 @@ def report(
         size = bytes_stored(code_format, slots, memory.bundle.config.z_dim, quantiser)
         answers = memory.answer(prompts)
         rows.append(Row(f"memory, {code_format}", size, corpus.recall(selected), answers))
+    return rows
+
+
+def report(name: str, corpus: Corpus, rows: Sequence[Row]) -> None:
+    """Print the rows; ratios are to the first."""
     documents = len(set(corpus.owners))
     against = mean([score.exact for score in rows[0].scores(corpus)])
     for row in rows:
-        say(f"| {name} | {documents} | {len(asked)} | {row.cells(corpus, against)} |")
+        say(f"| {name} | {documents} | {len(corpus.questions)} | {row.cells(corpus, against)} |")
+
+
+def save(file: Path, name: str, corpus: Corpus, rows: Sequence[Row]) -> None:
+    """Append a line for each answer."""
+    with file.open("a", encoding="utf-8") as lines:
+        for row in rows:
+            for question, given, score in zip(
+                corpus.questions, row.answers, row.scores(corpus), strict=True
+            ):
+                told = {"set": name, "reads": row.reads, "question": question.id, "answer": given}
+                lines.write(json.dumps(told | {"exact": score.exact, "f1": score.f1}) + "\n")
 
 
 def compress_ranked(

@@ -41,6 +41,11 @@ class OfflineModel:
         can = self.bundle.quantiser is not None
         return [each for each in CodeFormat if can or each is not CodeFormat.RQ]
 
+    @property
+    def selection(self) -> str:
+        """What a query gets that names none."""
+        return "attention" if self.bundle.config.trained else "router"
+
     @torch.inference_mode()
     def compress(
         self, passages: Sequence[Sequence[int]], slots: int | None = None

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import answers, pareto, quality, refinement, selection, writes
+from benchmarks import answers, paired, pareto, quality, refinement, selection, writes
 from benchmarks.offline import OfflineModel
 from clients.evaluation.bootstrap import Estimate
 from memory_model.base import load_base
@@ -207,3 +207,27 @@ def test_bytes_are_those_of_the_shard(code_format: str, size: int) -> None:
 )
 def test_answers_have_kinds(answer: str, kind: str) -> None:
     assert quality.answer_kind(answer) == kind
+
+
+def test_two_runs_are_compared_question_by_question(run: Run, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    run(answers, "--sets", "toy-dev", "--save", str(before))
+    lines = [json.loads(line) for line in before.read_text().splitlines()]
+    assert {line["reads"] for line in lines} >= {"memory, bf16", "nothing"}
+    assert {line["question"] for line in lines} == {"q0", "q1", "q2", "q3"}
+    bettered = [
+        line | {"exact": 1.0} if line["question"] == "q2" else line | {"exact": 0.0}
+        for line in lines
+        if line["question"] != "q0"  # asked of one of them only: left out
+    ]
+    after.write_text("\n".join(map(json.dumps, bettered)))
+    worse = [line | {"exact": 0.0} for line in lines]
+    before.write_text("\n".join(map(json.dumps, worse)))
+    [row] = [
+        row
+        for row in paired.compare(paired.load(before), paired.load(after))
+        if row[1] == "nothing"
+    ]
+    assert row[:5] == ("toy-dev", "nothing", "3", "0.000", "0.333")
+    assert row[5].startswith("0.333 [0.000, ")
+    assert row[6] == "0.000 [0.000, 0.000]"
