@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,22 @@ def test_nf4_fits_gradients_reach_the_codes(tmp_path: Path) -> None:
     base.lm(inputs_embeds=prompt).logits.float().logsumexp(-1).sum().backward()
     assert prompt.grad is not None
     assert prompt.grad.abs().sum() > 0
+
+
+LOSE_DEVICE = """
+import torch
+from memory_model.device_loss import is_lost
+device = torch.device("cuda", torch.cuda.current_device())
+row = torch.zeros(4, device=device)
+well = is_lost(device)
+try:
+    row[torch.tensor([5], device=device)].cpu()  # out of bounds: the kernel's assertion fails
+except RuntimeError:
+    pass
+print(well, is_lost(device))
+"""
+
+
+def test_a_failed_kernel_is_the_loss_of_the_device() -> None:
+    done = subprocess.run([sys.executable, "-c", LOSE_DEVICE], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False", b"True"]
