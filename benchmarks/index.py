@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.command import say
 from clients.soak.processes import rss_bytes
 from memory_store import CompressedIndex, FlatIndex, FloatArray
-from memory_store.index.compressed_index import sample_size
+from memory_store.index.compressed_index import SAMPLE
 from memory_store.index.index_file import load_index_file, save_index_file
 from memory_store.shards.codec import BF16
 
@@ -117,7 +117,7 @@ def measure(make: type[FlatIndex] | type[CompressedIndex], load: Workload) -> No
     if make is FlatIndex:
         index = FlatIndex(keys.shape[1])
     else:
-        chosen = np.random.default_rng(0).permutation(count)[: sample_size(count)]
+        chosen = np.random.default_rng(0).permutation(count)[:SAMPLE]
         index = CompressedIndex(keys[np.sort(chosen)], expected=count)
     trained = time.perf_counter()
     for start in range(0, count, BLOCK):

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from memory_store.index.compressed_index import CompressedIndex, sample_size
+from memory_store.index.compressed_index import SAMPLE, CompressedIndex
 from memory_store.index.vector_index import VectorIndex
 
 BLOCK = 8192
@@ -28,7 +28,7 @@ def compress(
     """
     with shared():
         ids = old.ids()
-    chosen = np.random.default_rng(SEED).permutation(ids)[: sample_size(len(ids))]
+    chosen = np.random.default_rng(SEED).permutation(ids)[:SAMPLE]
     with shared():
         _, sample = old.take(np.sort(chosen))
     if stopped.is_set() or not len(sample):
