@@ -17,14 +17,12 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 
 from benchmarks.command import say
-from clients.cli.supervisor import free_port, local_url, start_paramem
+from benchmarks.server import serving
 
 QUESTIONS = 20
 OWN_DESCRIPTORS = 64
-HOST = "127.0.0.1"
 
 
 def main() -> None:
@@ -39,42 +37,21 @@ def main() -> None:
 
 
 def measure(home: Path, idle: int) -> None:
-    port = free_port()
-    place = ["--host", HOST, "--port", str(port), "--home", str(home)]
-    with (home / "log").open("wb") as log:
-        quiet = {"PARAMEM_ENGINE": "dummy", "PARAMEM_LOG_LEVEL": "WARNING"}
-        process = start_paramem(["serve", *place], environment=os.environ | quiet, log=log)
-    try:
-        with httpx.Client(base_url=local_url(HOST, port), timeout=30, trust_env=False) as http:
-            wait_until_loaded(http)
-            server = psutil.Process(process.pid)
-            before, quiet_ms = server.memory_info().rss, ask(http)
-            started = time.perf_counter()
-            held = [socket.create_connection((HOST, port)) for _ in range(idle)]
-            opened_s = time.perf_counter() - started
-            beside_ms = ask(http)
-            grown = server.memory_info().rss - before
-            left = still_open(held)
-            for connection in held:
-                connection.close()
-            say(f"{idle} idle connections opened in {opened_s:.1f} s, {left} still held")
-            say(f"server memory: +{grown / 2**20:.0f} MiB ({grown / idle / 1024:.1f} KiB each)")
-            say(f"query p50: {quiet_ms:.1f} ms without them, {beside_ms:.1f} ms beside them")
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_until_loaded(http: httpx.Client) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if http.get("/version").json()["engine"]:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the server did not start")
+    quiet = {"PARAMEM_ENGINE": "dummy", "PARAMEM_LOG_LEVEL": "WARNING"}
+    with serving(home, os.environ | quiet) as server:
+        before, quiet_ms = server.rss_mib(), ask(server.http)
+        started = time.perf_counter()
+        address = (server.address.host, server.address.port)
+        held = [socket.create_connection(address) for _ in range(idle)]
+        opened_s = time.perf_counter() - started
+        beside_ms = ask(server.http)
+        grown = server.rss_mib() - before
+        left = still_open(held)
+        for connection in held:
+            connection.close()
+    say(f"{idle} idle connections opened in {opened_s:.1f} s, {left} still held")
+    say(f"server memory: +{grown:.0f} MiB ({1024 * grown / idle:.1f} KiB each)")
+    say(f"query p50: {quiet_ms:.1f} ms without them, {beside_ms:.1f} ms beside them")
 
 
 def ask(http: httpx.Client) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import httpx
 import psutil
 
 from benchmarks.attempts import Address
-from benchmarks.connections import HOST, wait_until_loaded
 from clients.cli.supervisor import free_port, local_url, start_paramem, stop_process
 
-STOP_S = 60.0
+HOST = "127.0.0.1"
+START_S = STOP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,16 @@ def working(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         stop_process(process, STOP_S)
+
+
+def wait_until_loaded(http: httpx.Client) -> None:
+    """Raises: SystemExit when it takes too long."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            if http.get("/version").json()["engine"]:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("the server did not start")
