@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from memory_store.file_lock import FileLock
@@ -19,6 +21,15 @@ class RightOfWay:
         self._lock = FileLock(path)
         self._guard = threading.Lock()
         self._holders = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While a query is being answered."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back()
 
     def take(self) -> None:
         """Once for each query."""

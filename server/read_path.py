@@ -99,6 +99,8 @@ async def begin_answer(
     watch = Stopwatch()
     if waited_ms is not None:
         watch.stages_ms["wait"] = waited_ms
+    # not before: who waits for a write must not be in its way
+    scope.enter_context(services.store.right_of_way.held())
     context = await _gather(services, body, watch)
     request = GenerationRequest(
         query=body.query,

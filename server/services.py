@@ -162,11 +162,9 @@ class Services:
         """Hold one of the places for queries in flight. Raises: ApiError 429."""
         self.refuse_query_if_full()
         self.queries_in_flight += 1
-        self.store.right_of_way.take()
         try:
             yield
         finally:
-            self.store.right_of_way.give_back()
             self.queries_in_flight -= 1
 
     def refuse_query_if_full(self) -> None:

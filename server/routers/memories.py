@@ -79,7 +79,7 @@ async def get_reconstruction(
             f"max_new_tokens: this server's limit is {most}",
             param="max_new_tokens",
         )
-    with services.admit_query():
+    with services.admit_query(), services.store.right_of_way.held():
         document = await services.read(services.store.document, collection, document_id)
         services.check_readable(await services.read(services.store.collection, collection))
         work = reconstruct(services, document, max_new_tokens)

@@ -55,6 +55,23 @@ def test_the_worker_sees_that_a_query_is_being_answered(served: Served, settings
     wait_for(lambda: not seen_by_worker.is_taken())
 
 
+def test_a_query_that_waits_for_a_write_is_not_in_its_way(
+    served: Served, settings: Settings
+) -> None:
+    job = served.http.post("/write", json={"text": "nobody works"}).json()
+    seen_by_worker = RightOfWay(settings.home / ".queries")
+
+    def ask() -> None:
+        with suppress(httpx.ReadTimeout):
+            served.http.post("/query", json={**ASK, "read_after": job["job_id"]}, timeout=1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(lambda: served.services.queries_in_flight == 1)
+    assert not seen_by_worker.is_taken()
+    asking.join()
+
+
 def test_a_client_that_leaves_frees_its_place_at_once(served: Served) -> None:
     with served.http.stream("POST", "/query", json={**ASK, "max_new_tokens": 1024}) as answer:
         events = events_of(answer.iter_lines())
