@@ -48,6 +48,8 @@ from trainer_worker.writer import MemoryWriter, Progress, SourceDocument, WriteE
 
 log = structlog.get_logger(__name__)
 
+AUDIT_LOOK_S = 60.0
+"""How often an idle worker looks whether an audit is due."""
 STORE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
@@ -93,6 +95,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._drain = drain
         self._settings = settings
+        self._next_audit = 0.0  # time.monotonic()
         self._courtesy = Courtesy(
             store.right_of_way.is_taken, drain.wait, share=settings.write_share
         )
@@ -161,11 +164,14 @@ class Worker:
         return True
 
     def _audit_if_due(self) -> None:
-        if not self._settings.audit_every_s:
+        every_s, now = self._settings.audit_every_s, time.monotonic()
+        if not every_s or now < self._next_audit:
             return
-        problems = self._store.check_if_due(self._settings.audit_every_s)
+        self._next_audit = now + AUDIT_LOOK_S
+        problems = self._store.check_if_due(every_s)
         if problems is None:
             return
+        self._next_audit = now + every_s  # also where a full disk keeps no outcome
         for problem in problems:
             log.error("audit_problem", code=problem.code, repair=problem.repair)
         log.info("audited", problems=len(problems))
