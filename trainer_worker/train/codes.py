@@ -42,7 +42,7 @@ def quantised(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Codes as they come back from the quantiser.
 
-    The codebooks follow the codes; gradients go straight through to them.
+    Where codes learn, gradients go straight through to them and the codebooks follow.
 
     Args:
         codes: P of (m_i, d).
@@ -50,7 +50,8 @@ def quantised(
     Returns: P of (m_i, d); and what was lost of them, relative to their variance ().
     """
     slots = torch.cat(list(codes))  # (N, d)
-    quantiser.follow(slots.detach())
+    if slots.requires_grad:
+        quantiser.follow(slots.detach())
     decoded = quantiser.decode(quantiser.encode(slots))
     lost = (slots - decoded).square().sum(dim=-1).mean() / slots.detach().var(dim=0).sum()
     coarse = decoded + slots - slots.detach()

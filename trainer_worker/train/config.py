@@ -160,7 +160,8 @@ class TrainConfig(_Strict):
         return any({"compressor", "heads"} & stage.trained for stage in self.stages)
 
     @property
-    def _quantises(self) -> bool:
+    def reads_quantised(self) -> bool:
+        """Whether some steps do."""
         return any(stage.quantised_share for stage in self.stages)
 
     @field_validator("datasets")
@@ -176,8 +177,8 @@ class TrainConfig(_Strict):
         for name in ("stages", "selection", "reranking", "quantisation"):
             if not getattr(self, name) and self.start is None:
                 raise ValueError(f"without {name} there must be a start, whose own are kept")
-        if self.quantisation is None and (self.trains_codes or self._quantises):
-            raise ValueError("codes that change, or are quantised in training, need quantisation")
+        if self.quantisation is None and self.trains_codes:
+            raise ValueError("codes that change need a quantisation of their own")
         return self
 
 

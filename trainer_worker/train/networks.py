@@ -40,6 +40,7 @@ from memory_model.reader import Reader
 from memory_model.selector import Selector
 from memory_model.tensor_file import with_prefix
 from trainer_worker.train.config import Part, Quantisation, Rank, TrainConfig
+from trainer_worker.train.errors import TrainingError
 
 ReaderName = Literal["text_adapter", "read_adapter"]
 
@@ -121,7 +122,11 @@ class Networks:
 
 
 def build_networks(config: TrainConfig, base: BaseModel) -> Networks:
-    """Adapters that change nothing yet, and heads that pass token embeddings through."""
+    """Adapters that change nothing yet, and heads that pass token embeddings through.
+
+    Raises:
+        TrainingError: a stage reads codes quantised as in ``start``, which has no quantiser.
+    """
     torch.manual_seed(config.seed)
     selector = Selector(base, key_dim=config.z_dim, own_weights=True)
     encoder = _with_adapter(
@@ -170,11 +175,17 @@ def scale_states(compressor: Compressor, token_ids: Sequence[Sequence[int]]) -> 
 
 
 def _quantiser(config: TrainConfig, base: BaseModel) -> Quantiser:
-    """To be fitted, or that of the start."""
+    """To be fitted, or that of the start.
+
+    Raises:
+        TrainingError: the start has none, and some steps read quantised codes.
+    """
     if config.quantisation is None and config.start is not None:
         kept = load_quantiser(config.start, base)
         if kept is not None:
             return kept
+        if config.reads_quantised:
+            raise TrainingError(f"{config.start} has no quantiser to keep; set quantisation")
     named = config.quantisation or Quantisation()
     return Quantiser(base, z_dim=config.z_dim, words=named.words, stages=named.stages)
 

@@ -114,15 +114,21 @@ def test_the_quantiser_alone_can_be_fitted_to_a_bundle(
         assert all(torch.equal(kept[key], before[key]) for key in before)
 
 
+def readers_run(model: Path, start: Path, quantised_share: float) -> TrainConfig:
+    """Everything else stays as it is in ``start``."""
+    stage = MEMORY | {"frozen": ["compressor", "heads"], "quantised_share": quantised_share}
+    kept = {"start": start, "selection": None, "reranking": None, "quantisation": None}
+    return TrainConfig.model_validate(config(model, stage).model_dump() | kept)
+
+
+@pytest.mark.parametrize(("quantised_share", "read"), [(0.0, "answer"), (1.0, "quantised_answer")])
 def test_a_reader_can_be_trained_with_the_codes_and_their_quantiser_as_they_are(
-    tiny_model: Path, data: Path, tmp_path: Path
+    tiny_model: Path, data: Path, tmp_path: Path, quantised_share: float, read: str
 ) -> None:
     first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
-    run = TrainConfig.model_validate(
-        config(tiny_model, MEMORY | {"frozen": ["compressor", "heads"]}).model_dump()
-        | {"start": first, "selection": None, "reranking": None, "quantisation": None}
-    )
+    run = readers_run(tiny_model, first, quantised_share)
     second = train_bundle(run, data, tmp_path / "second")
+    assert all(read in step for step in metrics(tmp_path / "second"))
     assert (second / "codebooks.safetensors").read_bytes() == (
         first / "codebooks.safetensors"
     ).read_bytes()
@@ -131,13 +137,18 @@ def test_a_reader_can_be_trained_with_the_codes_and_their_quantiser_as_they_are(
     assert any(not torch.equal(kept[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("change", [{"frozen": ["compressor"]}, {"quantised_share": 0.5}], ids=str)
-def test_a_quantiser_cannot_stay_where_codes_change_or_it_is_trained_on(
-    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+def test_quantised_codes_cannot_be_read_with_a_quantiser_that_the_start_does_not_have(
+    tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    frozen = {"frozen": ["compressor", "heads"]}
-    fields = config(tiny_model, MEMORY | frozen | change).model_dump()
-    with pytest.raises(ValueError, match="need quantisation"):
+    first = train_bundle(config(tiny_model, TEXT, MEMORY), data, tmp_path / "first")
+    (first / "codebooks.safetensors").unlink()
+    with pytest.raises(TrainingError, match="has no quantiser to keep; set quantisation"):
+        train_bundle(readers_run(tiny_model, first, 0.5), data, tmp_path / "second")
+
+
+def test_a_quantiser_cannot_stay_where_codes_change(tiny_model: Path, tmp_path: Path) -> None:
+    fields = config(tiny_model, MEMORY | {"frozen": ["compressor"]}).model_dump()
+    with pytest.raises(ValueError, match="need a quantisation of their own"):
         TrainConfig.model_validate(fields | {"start": tmp_path, "quantisation": None})
 
 
