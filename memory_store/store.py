@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from memory_store.audit import recovery, routine
+from memory_store.audit.opening import mend_derived
 from memory_store.catalogue import collections, documents, intake, memories, workers
 from memory_store.catalogue.collections import CollectionRow
 from memory_store.commit import commit
@@ -73,8 +74,9 @@ class MemoryStore:
         max_attempts: int = 3,
         orphan_grace_s: float = ORPHAN_GRACE_S,
         clock: Callable[[], float] = time.time,
+        mend: bool = True,
     ) -> MemoryStore:
-        """Create ``home`` (0700) if needed, migrate it, sweep up what a crash left.
+        """Create ``home`` (0700) if needed, migrate it, mend indexes, sweep up what a crash left.
 
         Args:
             max_queue: queued and running jobs above which ``submit`` refuses.
@@ -82,16 +84,19 @@ class MemoryStore:
             max_attempts: of each new job.
             orphan_grace_s: unused files are left alone until this age.
             clock: Unix seconds; tests pass their own.
+            mend: False = leave damage as it is, for :meth:`check` to tell of.
 
         Raises:
             IncompatibleFormatError: a newer paramem wrote this home.
-            CorruptionError: the catalogue cannot be read.
+            CorruptionError: the catalogue is damaged.
             DiskFullError, DiskFailedError: the home cannot be written.
         """
         storage = Storage.open(
             home, max_attempts=max_attempts, clock=clock, orphan_grace_s=orphan_grace_s
         )
         try:
+            if mend:
+                mend_derived(storage)
             recovery.sweep(storage)
         except BaseException:
             storage.close()

@@ -76,7 +76,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check the catalogue against shards and index; exit code 1 while a problem is left."""
-    with open_store(load_settings(home=home)) as store:
+    with open_store(load_settings(home=home), mend=False) as store:
         problems = store.check(repair=repair)
     left = [problem for problem in problems if not problem.repaired]
     if as_json:
@@ -185,13 +185,13 @@ def show_model(name: ModelName = "", as_json: AsJson = False) -> None:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[MemoryStore]:
+def open_store(settings: Settings, *, mend: bool = True) -> Iterator[MemoryStore]:
     with refusals():
         from memory_store.store import MemoryStore
 
         if not settings.home.is_dir():
             raise CommandError(f"there is no paramem home at {settings.home}; name it with --home")
-        with MemoryStore.open(settings.home) as store:
+        with MemoryStore.open(settings.home, mend=mend) as store:
             yield store
 
 

@@ -228,7 +228,9 @@ def test_a_damaged_catalogue_is_named_and_not_touched(tmp_path: Path) -> None:
     for page in range(len(damaged) // 4096 - 8, len(damaged) // 4096):
         damaged[page * 4096 : page * 4096 + 8] = b"\xff" * 8
     path.write_bytes(damaged)
-    with MemoryStore.open(tmp_path) as store:
+    with pytest.raises(CorruptionError, match="restore a snapshot"):
+        MemoryStore.open(tmp_path)
+    with MemoryStore.open(tmp_path, mend=False) as store:
         problems = store.check(repair=True)
     assert {problem.code for problem in problems} == {"catalogue_damaged"}
     assert not any(problem.repaired for problem in problems)

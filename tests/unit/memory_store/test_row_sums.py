@@ -170,14 +170,15 @@ def test_a_document_that_cannot_be_mended_is_named_and_stays_refused(home: Path)
 
 def test_what_filters_search_is_derived_again(home: Path) -> None:
     damage(home, "UPDATE fields SET value = 1999")
-    with MemoryStore.open(home) as store:
+    with MemoryStore.open(home, mend=False) as store:
         assert {problem.code for problem in store.check()} == {"fields_wrong"}
         store.check(repair=True)
         assert store.check() == []
         assert len(store.select("default", key_of(TEXT), 1, filters={"year": 2026})) == 1
 
 
-def test_indexes_of_the_catalogue_are_made_again(home: Path) -> None:
+def flip_in_an_index(home: Path) -> None:
+    """Of the catalogue: the job of d2 is no longer found by its document."""
     with closing(sqlite3.connect(home / "catalogue.db")) as connection:
         (page,) = connection.execute(
             "SELECT rootpage FROM sqlite_schema WHERE name = 'jobs_by_document'"
@@ -187,10 +188,38 @@ def test_indexes_of_the_catalogue_are_made_again(home: Path) -> None:
     at = data.rindex(b"d2", (page - 1) * 4096, page * 4096)
     data[at] ^= 1
     path.write_bytes(data)
-    with MemoryStore.open(home) as store:
+
+
+def test_indexes_of_the_catalogue_are_made_again(home: Path) -> None:
+    flip_in_an_index(home)
+    with MemoryStore.open(home, mend=False) as store:
         assert [problem.code for problem in store.check()] == ["catalogue_index_damaged"]
         assert all(problem.repaired for problem in store.check(repair=True))
         assert store.check() == []
+
+
+def test_what_is_derived_is_mended_before_a_home_is_served(home: Path) -> None:
+    flip_in_an_index(home)
+    damage(home, "UPDATE fields SET value = 1999")
+    with MemoryStore.open(home) as store:
+        assert len(store.select("default", key_of(TEXT), 1, filters={"year": 2026})) == 1
+        assert store.stats().index_rebuilds >= 2
+        assert store.check() == []
+
+
+def test_nothing_is_derived_from_a_damaged_row(home: Path) -> None:
+    damage(home, """UPDATE documents SET metadata = '{"year": 1999}' WHERE document_id = 'd1'""")
+    for mend in (True, False):
+        with MemoryStore.open(home, mend=mend) as store:
+            assert store.select("default", key_of(TEXT), 1, filters={"year": 1999}) == []
+
+
+def test_a_row_that_is_no_text_does_not_keep_a_home_shut(home: Path) -> None:
+    damage(home, "UPDATE documents SET title = CAST(x'ff' AS TEXT) WHERE document_id = 'd1'")
+    with MemoryStore.open(home) as store:
+        assert store.document("default", "d2").document_id == "d2"
+        with pytest.raises(CorruptionError):
+            store.document("default", "d1")
 
 
 def test_a_lost_text_is_named_and_the_document_goes_on_without_it(home: Path) -> None:
