@@ -102,14 +102,20 @@ def targets(homes: Homes) -> list[Target]:
             spans = {"shard header": [(0, data_start)], "shard tensors": [(data_start, len(data))]}
         elif path.suffix == ".faiss":
             spans = {"index": [(0, len(data))]}
-        else:
+        elif path.suffix == ".db":
             spans = {"catalogue": [(0, len(data))], "kept texts": list(_frames(data))}
+        else:
+            continue  # locks are empty, and the mark is about a log
         found += [
             Target(kind, homes.closed, name, *span) for kind, all_ in spans.items() for span in all_
         ]
-    log = "catalogue.db-wal"
-    size = (homes.killed / log).stat().st_size
-    return [*found, Target("catalogue's log", homes.killed, log, 0, size)]
+    for kind, name in (
+        ("catalogue's log", "catalogue.db-wal"),
+        ("mark of its commits", "catalogue.db-mark"),
+    ):
+        size = (homes.killed / name).stat().st_size
+        found.append(Target(kind, homes.killed, name, 0, size))
+    return found
 
 
 def flip(home: Path, target: Target, bit: int) -> None:

@@ -24,7 +24,8 @@ def audit_fields(storage: Storage) -> list[Finding]:
             said.setdefault(key, set()).add((field[0], field[1], field[2], field[3]))
         wrong = []
         for key, collection_id, metadata in connection.execute(
-            f"SELECT document_key, collection_id, CASE WHEN {SOUND} THEN metadata END FROM documents"
+            f"SELECT document_key, collection_id, CASE WHEN {SOUND} THEN metadata END"
+            " FROM documents"
         ):
             found = said.pop(key, set())
             if metadata is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from memory_store.catalogue import row_sums
+from memory_store.catalogue.commit_mark import CommitMark
 from memory_store.catalogue.migrate import migrate, shipped_migrations
 from memory_store.catalogue.write_ahead_log import check_log
 from memory_store.errors import CorruptionError, DiskFailedError, DiskFullError, StoreError
@@ -70,7 +71,9 @@ class Catalogue:
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
         self._migrated = False
-        check_log(path.with_name(f"{path.name}-wal"))
+        log = path.with_name(f"{path.name}-wal")
+        check_log(log)
+        self._mark = CommitMark(log)
         try:
             with self._translated():
                 migrate(self.connection(), shipped_migrations())
@@ -118,11 +121,13 @@ class Catalogue:
             with self._writing:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
+                    self._mark.begin()
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
                     self._roll_back(connection)
                     raise
+                self._mark.commit()
 
     def copy_to(self, target: Path) -> None:
         """Write a copy as of one point in time, in one read transaction: writers go on.

@@ -3,8 +3,8 @@
 SQLite takes the log for ended at the first frame whose checksum is wrong, as a power cut leaves it,
 and forgets what comes behind: a flipped bit loses every later commit without a word. With
 ``synchronous=FULL`` each commit was synced before the next began, so a power cut can tear the last
-transaction only. Two commits at or behind a wrong frame are damage. The last transaction alone
-cannot be told from a torn one.
+transaction only, and only before it was acknowledged. Two commits at or behind a wrong frame are
+damage, and so is one that :mod:`memory_store.catalogue.commit_mark` knows of.
 
 Format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
@@ -19,10 +19,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from memory_store.catalogue.commit_mark import (
+    FRAME_HEADER_BYTES,
+    HEADER_BYTES,
+    Mark,
+    mark_of,
+    read_mark,
+)
 from memory_store.errors import CorruptionError
 from memory_store.files import told_as_disk_errors
 
-HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
 MAGIC_LITTLE, MAGIC_BIG = 0x377F0682, 0x377F0683
 PAGE_SIZES = tuple(1 << exponent for exponent in range(9, 17))
 MASK = 0xFFFFFFFF
@@ -37,37 +43,45 @@ class Break:
 
     frame: int
     commits: int
+    is_marked: bool  # as committed farther than that
+
+    @property
+    def is_damage(self) -> bool:
+        return self.is_marked or self.commits > TORN_COMMITS
 
 
 def check_log(path: Path) -> None:
     """Refuse a log that is damaged; a missing, empty or torn one is fine.
 
     Another process may be writing it: a break that is damage stands at the same frame every time.
+    The mark is read before the log, which is then farther.
 
     Raises:
         CorruptionError, DiskFailedError
     """
     found: Break | None = None
     for _ in range(LOOKS):
+        mark = read_mark(path)
         with told_as_disk_errors():
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
                 return
-        now = find_break(data)
-        if now is None or now.commits <= TORN_COMMITS:
+        now = find_break(data, mark)
+        if now is None or not now.is_damage:
             return
         if found is not None and now.frame == found.frame:
             raise CorruptionError(
-                f"the catalogue's log {path.name} is damaged at frame {now.frame}; {now.commits} "
-                "transactions would be lost with it: restore a snapshot, or delete the log to go "
-                "on without them"
+                f"the catalogue's log {path.name} is damaged at frame {now.frame}; "
+                f"{max(1, now.commits)} transactions would be lost with it: restore a snapshot, or "
+                f"delete {(path if now.commits > TORN_COMMITS else mark_of(path)).name} to go on "
+                "without them"
             )
         found = now
 
 
-def find_break(data: bytes) -> Break | None:
-    """None: every frame is whole, or there is none."""
+def find_break(data: bytes, mark: Mark) -> Break | None:
+    """None: every frame is whole, or there is none. The mark may be another log's."""
     if len(data) < HEADER_BYTES + FRAME_HEADER_BYTES:
         return None
     magic, _version, page_size, _number, *salts = struct.unpack(">6I", data[:24])
@@ -76,18 +90,21 @@ def find_break(data: bytes) -> Break | None:
     if magic not in (MAGIC_LITTLE, MAGIC_BIG) or sums != struct.unpack(">2I", data[24:32]):
         # the salts cannot be trusted: those of the first frame are as good
         size = _page_size(data)
-        return None if size is None else Break(0, _commits(data, 0, size, data[40:48]))
+        is_marked = mark.frames > 0 and mark.salts == data[40:48]
+        return None if size is None else Break(0, _commits(data, 0, size, data[40:48]), is_marked)
     frame_bytes = FRAME_HEADER_BYTES + page_size
     salt = struct.pack(">2I", *salts)
-    for frame in range((len(data) - HEADER_BYTES) // frame_bytes):
+    marked = mark.frames if mark.salts == salt else 0
+    frames = (len(data) - HEADER_BYTES) // frame_bytes
+    for frame in range(frames):
         start = HEADER_BYTES + frame * frame_bytes
         page = start + FRAME_HEADER_BYTES
         covered = data[start : start + 8] + data[page : page + page_size]
         sums = _checksum(covered, sums, byte_order)
         written = struct.unpack(">2I", data[start + 16 : start + 24])
         if data[start + 8 : start + 16] != salt or written != sums:
-            return Break(frame, _commits(data, frame, page_size, salt))
-    return None
+            return Break(frame, _commits(data, frame, page_size, salt), frame < marked)
+    return Break(frames, 0, True) if frames < marked else None
 
 
 def _commits(data: bytes, first_frame: int, page_size: int, salt: bytes) -> int:

@@ -19,7 +19,8 @@ from memory_store.files import make_directory, sync_directory, write_durably
 
 RESTORE, READY, STATE, ASIDE = "restore", "ready.json", "state", "before-restore-"
 ENTRIES = ("catalogue.db", "shards", "bundles", "index")
-JOURNALS = ("catalogue.db-wal", "catalogue.db-shm")  # of the old catalogue; must not meet the new
+# of the old catalogue: must not meet the new
+JOURNALS = ("catalogue.db-wal", "catalogue.db-shm", "catalogue.db-mark")
 
 
 def open_home(home: Path) -> FileLock:
