@@ -28,7 +28,7 @@ from clients.calls import QueryOptions
 from clients.demo import demo_questions, demo_server
 from clients.evaluation.data import EvalDocument, Question, QuestionSet, load_set
 from clients.loadtest.endpoint import Endpoint, prepare_endpoint
-from clients.loadtest.measure import Figures, Slo, latency_ratios
+from clients.loadtest.measure import Figures, Slo, latency_ratios, throughput_ratio
 from clients.loadtest.replay import Replayed, replay_on
 from clients.loadtest.schedule import Schedule
 
@@ -126,7 +126,7 @@ def tell_about(
 def rows(names: Sequence[str], top_k: int, concurrency: int, cell: Sequence[Replayed]) -> list[str]:
     figures = [Figures.of(replayed, SLO) for replayed in cell]
     ratios = latency_ratios(cell[0], cell[1])
-    throughput = figures[0].requests_per_s / max(figures[1].requests_per_s, 1e-9)
+    throughput = throughput_ratio(*figures)
     told = [f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}", "| |"]
     lines = []
     for name, found, ratio in zip(names, figures, told, strict=True):

@@ -44,7 +44,7 @@ class OfflineModel:
     @property
     def selection(self) -> str:
         """What a query gets that names none."""
-        return "attention" if self.bundle.config.trained else "router"
+        return self.bundle.selections[0]
 
     @torch.inference_mode()
     def compress(

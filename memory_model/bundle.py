@@ -109,6 +109,11 @@ class Bundle:
         return self.config.fingerprint
 
     @property
+    def selections(self) -> tuple[str, ...]:
+        """What it can select memories by, the best first: re-ranking takes a trained re-ranker."""
+        return (*(("attention",) if self.config.trained else ()), "router", "cosine")
+
+    @property
     def slot_quantiser(self) -> SlotQuantiser | None:
         """The quantiser as a store takes it."""
         return None if self.quantiser is None else SlotQuantiser(self.quantiser)

@@ -130,10 +130,7 @@ class ReadingModel:
         self.device = bundle.base.device
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
-        # best first; attention starts from the router's candidates, and needs a trained re-ranker
-        self._selections = {"attention": self._router} if bundle.config.trained else {}
-        self._selections |= {"router": self._router, "cosine": self._cosine}
-        self.selections = tuple(self._selections)
+        self.selections = bundle.selections
 
     @torch.inference_mode()
     def embed_query(self, query: str, selection: str) -> FloatArray:
@@ -142,7 +139,11 @@ class ReadingModel:
         Raises:
             KeyError: unknown selection.
         """
-        vector: FloatArray = self._selections[selection](query).cpu().numpy()
+        if selection not in self.selections:
+            raise KeyError(selection)
+        # attention starts from the router's candidates
+        embed = self._cosine if selection == "cosine" else self._router
+        vector: FloatArray = embed(query).cpu().numpy()
         return vector
 
     def _router(self, query: str) -> torch.Tensor:

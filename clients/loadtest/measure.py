@@ -101,5 +101,10 @@ def latency_ratios(ours: Replayed, theirs: Replayed) -> dict[str, Estimate]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def throughput_ratio(ours: Figures, theirs: Figures) -> float:
+    """How many requests a second we end for one of theirs."""
+    return ours.requests_per_s / max(theirs.requests_per_s, 1e-9)
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0

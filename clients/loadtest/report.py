@@ -11,7 +11,7 @@ from typing import Any
 
 from clients.evaluation.bootstrap import Estimate
 from clients.loadtest.endpoint import Endpoint
-from clients.loadtest.measure import Figures
+from clients.loadtest.measure import Figures, throughput_ratio
 from clients.loadtest.replay import Replayed
 
 LATENCIES = {"ttft": "TTFT", "itl": "ITL", "e2e": "e2e"}
@@ -61,7 +61,7 @@ def ratio_lines(test: LoadTest) -> list[str]:
     if len(test.endpoints) < 2:
         return []
     ours, theirs = (endpoint.name for endpoint in test.endpoints[:2])
-    throughput = test.figures[0].requests_per_s / max(test.figures[1].requests_per_s, 1e-9)
+    throughput = throughput_ratio(*test.figures[:2])
     told = [f"{LATENCIES[name]} {value:.2f}" for name, value in test.ratios.items()]
     return [
         f"{theirs} / {ours}: " + ", ".join(told),
