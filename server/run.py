@@ -61,7 +61,9 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
 
     ``generator``: None = the one the settings name.
 
-    Raises: SystemExit with a message that names the setting, when the settings cannot be served.
+    Raises:
+        SystemExit: the settings cannot be served; the message names the setting.
+        StoreError: the home cannot be opened.
     """
     configure_logging(settings.log_level)
     refuse_open_door(settings)
@@ -70,13 +72,16 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
         app = create_app(settings, generator=generator)
     except ApiKeyFileError as error:
         raise SystemExit(str(error)) from error
-    server = DrainingServer(
-        server_config(app, host=settings.host, port=settings.port), app.state.services
-    )
-    server.run()
+    services = app.state.services
+    server = DrainingServer(server_config(app, host=settings.host, port=settings.port), services)
+    services.open_store()  # not in the app's lifespan: a refusal would be a traceback in the log
+    try:
+        server.run()
+    finally:
+        services.store.close()
     if not server.started:
         raise SystemExit(f"cannot serve on {settings.host}:{settings.port}; the log says why")
-    if app.state.services.engine.lost:
+    if services.engine.lost:
         raise SystemExit("the accelerator failed: start the server again, and look after the card")
 
 

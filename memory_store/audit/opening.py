@@ -31,8 +31,6 @@ def mend_derived(storage: Storage) -> None:
         for finding in findings:
             problem = finding.settle(repair=True)
             if not problem.repaired:
-                raise CorruptionError(
-                    f"the catalogue is damaged ({problem.message}); restore a snapshot"
-                )
+                raise CorruptionError(f"this home stays shut: {problem.message}; {problem.repair}")
             storage.counters.index_rebuilds += 1
             log.warning("catalogue_mended: %s", problem.message)

@@ -11,6 +11,7 @@ from memory_store.errors import CorruptionError
 from memory_store.records import Problem
 from memory_store.storage import Storage
 
+REPAIR = "restore a snapshot"
 OF_INDEX = ("missing from index", "entries in index", "non-unique entry in index")
 """What the check says of an index whose table is whole: it is derived, and made again."""
 
@@ -21,7 +22,7 @@ def audit_pages(storage: Storage) -> list[Finding]:
             said = _check(connection)
             dangling = connection.execute("PRAGMA foreign_key_check").fetchall()
     except CorruptionError as error:
-        said, dangling = [error.message], []
+        said, dangling = [error.message.removesuffix(f"; {REPAIR}")], []
     if said and all(any(words in what for words in OF_INDEX) for what in said):
         what = f"{len(said)} entries of indexes contradict their tables, first: {said[0]}"
         return [
@@ -35,7 +36,7 @@ def audit_pages(storage: Storage) -> list[Finding]:
         for row in dangling
         if row[0] != "fields"  # which are derived, see field_audit
     ]
-    return [Finding(Problem("catalogue_damaged", what, "restore a snapshot")) for what in said]
+    return [Finding(Problem("catalogue_damaged", what, REPAIR)) for what in said]
 
 
 def _make_indexes(storage: Storage) -> bool:

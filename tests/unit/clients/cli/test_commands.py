@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clients.cli.app import app
+from memory_store import MemoryStore
 from tests.unit.clients.evaluation.tiny_set import write_tiny_set
 from tests.unit.clients.fake_server import POISON, FakeServer
 
@@ -246,6 +247,22 @@ def test_a_bad_setting_is_named_by_every_operator_command(
     assert result.exit_code == 2
     assert result.stderr.startswith("error: PARAMEM_SLOTS: ")
     assert "'many'" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "compact"])
+def test_a_home_that_stays_shut_is_one_line_for_every_operator_command(
+    tmp_path: Path, command: str
+) -> None:
+    with MemoryStore.open(tmp_path):
+        pass
+    catalogue = tmp_path / "catalogue.db"
+    data = bytearray(catalogue.read_bytes())
+    data[4096 : 4096 + 8] = b"\xff" * 8  # the header of a page of rows
+    catalogue.write_bytes(data)
+    result = paramem(command, "--home", str(tmp_path))
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert "restore a snapshot" in line
 
 
 def test_every_command_has_help(fake_server: FakeServer) -> None:
