@@ -71,9 +71,9 @@ class Catalogue:
         self._connections: dict[threading.Thread, Connection] = {}
         self._closed = False
         self._migrated = False
-        log = path.with_name(f"{path.name}-wal")
-        check_log(log)
-        self._mark = CommitMark(log)
+        self._log = path.with_name(f"{path.name}-wal")
+        check_log(self._log)
+        self._mark = CommitMark(self._log)
         try:
             with self._translated():
                 migrate(self.connection(), shipped_migrations())
@@ -148,8 +148,7 @@ class Catalogue:
 
     @property
     def num_bytes(self) -> int:
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(file.stat().st_size for file in (self.path, self._log) if file.exists())
 
     def close(self) -> None:
         """Refuse further calls. A thread that is inside a call finishes it.
