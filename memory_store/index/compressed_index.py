@@ -1,23 +1,21 @@
 """The index of a large collection: short codes find candidates, the vectors themselves rank them.
 
-Symbols: n = vectors, d = their dimension. A vector is kept twice: as product-quantised codes of one
-bit a dimension (Jégou et al. 2011; FAISS scans a million in 4 ms), and as float16, which loses
-nothing of a bfloat16 key of unit norm. Only the choice of candidates is approximate: scores are
-exact, a filtered search looks at every allowed vector, and a removed one is never a candidate.
-There are no inverted lists: keys do not fall into clusters, so half of the lists cost 3 points of
-recall, and the scan of all codes is faster without (LOG.md).
+Symbols: n = vectors, d = their dimension. A vector is kept twice: as a code (``code_lists``), and
+as float16, which loses nothing of a bfloat16 key of unit norm. Only the choice of candidates is
+approximate: scores are exact, a filtered search looks at every allowed vector, and a removed one is
+never a candidate.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
+from memory_store.index.code_lists import CodeLists, Rows
 from memory_store.index.vector_index import (
     WORD_BYTES,
     Found,
@@ -41,13 +39,11 @@ SAMPLE = 32_768
 """Vectors that training looks at."""
 REMOVED = -1
 
-Rows = npt.NDArray[np.int64]
-
 
 class CompressedIndex:
     """Trained on a sample; holds nothing at first."""
 
-    layout = "product-quantised"
+    layout = "product-quantised, two lists"
 
     def __init__(self, sample: FloatArray, *, expected: int) -> None:
         """Train (single-threaded: other threads are serving).
@@ -56,13 +52,8 @@ class CompressedIndex:
             sample: (n, d) of the vectors to come, ``SAMPLE`` of them or all.
             expected: how many will come. Beyond twice as many, make another index.
         """
-        faiss.omp_set_num_threads(1)  # of this thread only
         self.dim = sample.shape[1]
-        self._codes: Any = faiss.IndexPQFastScan(
-            self.dim, self.dim // math.gcd(self.dim, 4), 4, faiss.METRIC_INNER_PRODUCT
-        )
-        self._codes.pq.cp.min_points_per_centroid = 1  # else FAISS warns on stderr
-        self._codes.train(c_floats(sample))
+        self._codes = CodeLists(sample)
         self._reserve(expected, expected * 2)
 
     def _reserve(self, expected: int, rows: int) -> None:
@@ -97,8 +88,7 @@ class CompressedIndex:
             grown[: self._rows] = self._vectors[: self._rows]
             self._vectors = grown
         rows = np.arange(self._rows, end)
-        faiss.omp_set_num_threads(1)
-        self._codes.add(c_floats(vectors))  # row by row, like the vectors
+        self._codes.add(vectors)  # row by row, like the vectors
         self._ids[rows] = ids
         # a key of unit norm is never clipped
         self._vectors[rows] = as_float16(vectors)
@@ -122,15 +112,15 @@ class CompressedIndex:
             return self._best(self._rows_of(id_array(allowed)), vector, top_k)
         wanted = max(CANDIDATES, CANDIDATES_PER_HIT * top_k)
         if wanted < self._count:
-            faiss.omp_set_num_threads(1)  # see FlatIndex.search
+
+            def best(rows: Rows) -> Found:
+                return self._best(rows[self._ids[rows] != REMOVED], vector, top_k)
+
             # removed ones are still among the codes
-            _, found = self._codes.search(
-                c_floats(vector[None]), wanted * self._rows // self._count
-            )
-            rows = found[found >= 0]
-            rows = rows[self._ids[rows] != REMOVED]
-            if len(rows) >= top_k:
-                return self._best(rows, vector, top_k)
+            found = self._codes.nearest(vector, wanted * self._rows // self._count, best)
+            hits = ranked(itertools.chain.from_iterable(found))[:top_k]
+            if len(hits) >= top_k:
+                return hits
         return self._best(self._sorted()[1], vector, top_k)
 
     def dump(self) -> list[memoryview]:
@@ -141,8 +131,8 @@ class CompressedIndex:
         """
         used = slice(0, self._rows)
         sizes = np.array([self._rows, self._expected, self.dim], np.int64)
-        codes = faiss.serialize_index(self._codes)
-        return pieces_of(sizes, self._ids[used].copy(), self._vectors[used], codes)
+        ids = self._ids[used].copy()
+        return pieces_of(sizes, ids, self._vectors[used], *self._codes.dump())
 
     @classmethod
     def load(cls, data: memoryview) -> CompressedIndex:
@@ -152,7 +142,7 @@ class CompressedIndex:
         index._reserve(expected, max(rows, 2 * expected))
         ids, vectors, end = saved_rows(data, 3 * WORD_BYTES, rows, index.dim)
         index._ids[:rows], index._vectors[:rows] = ids, vectors
-        index._codes = faiss.deserialize_index(np.frombuffer(data, np.uint8, offset=end))
+        index._codes = CodeLists.load(data, end)
         index._rows, index._count = rows, int(np.count_nonzero(index._ids[:rows] != REMOVED))
         return index
 
