@@ -35,6 +35,7 @@ from clients.evaluation.retrieval import recall_at
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
+from server.coarsening import coarsen
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--slots", type=int, help="m; default the bundle's")
     parser.add_argument(
+        "--coarse-slots", type=int, help="of memories after the best; default as the service"
+    )
+    parser.add_argument(
         "--selection", choices=["router", "attention", "hybrid"], help="default: as the service"
     )
     parser.add_argument(
@@ -100,11 +104,12 @@ def main() -> None:
     memory = OfflineModel(arguments.bundle, arguments.model)
     text = OfflineModel(arguments.bundle, arguments.model, TEXT_ADAPTER)
     slots = arguments.slots or memory.bundle.config.slots
+    coarse_slots = arguments.coarse_slots or memory.bundle.config.coarse_slots or slots
     selection = arguments.selection or memory.selection
     base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
     say(
-        f"K = {arguments.top_k} by {selection}, m = {slots}, d = {z_dim}, {base.dtype} on "
-        f"{base.device}, greedy\n"
+        f"K = {arguments.top_k} by {selection}, m = {slots}, after the best {coarse_slots}, "
+        f"d = {z_dim}, {base.dtype} on {base.device}, greedy\n"
     )
     say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
     say("|---|--:|--:|---|--:|--:|--:|--:|--:|")
@@ -113,7 +118,8 @@ def main() -> None:
         questions = found.sample(arguments.limit, arguments.seed)
         corpus = split_corpus(memory, found.documents, questions)
         ranking = rank(memory, corpus, selection, arguments.top_k)
-        rows = answer(memory, text, corpus, ranking, slots, arguments.formats)
+        shape = slots, coarse_slots
+        rows = answer(memory, text, corpus, ranking, shape, arguments.formats)
         report(name, corpus, rows)
         if arguments.save is not None:
             save(arguments.save, name, corpus, rows)
@@ -147,10 +153,14 @@ def answer(
     text: OfflineModel,
     corpus: Corpus,
     selected: Ranking,
-    slots: int,
+    shape: tuple[int, int],
     formats: Sequence[CodeFormat],
 ) -> list[Row]:
-    """The rows of one set, the same passages as text first."""
+    """The rows of one set, the same passages as text first.
+
+    ``shape``: slots of the best memory, and of each of the others.
+    """
+    slots, coarse_slots = shape
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
     lexical = rank_bm25(texts, asked, selected.shape[1])
@@ -165,10 +175,11 @@ def answer(
     quantiser = memory.bundle.slot_quantiser
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
-        stored = {number: rounding(code) for number, code in codes.items()}
+        stored = {number: rounding(code).numpy() for number, code in codes.items()}
+        memories = [[stored[int(number)] for number in numbers] for numbers in selected]
         prompts = [
-            memory.memory_prompt(question, *(stored[int(number)] for number in numbers))
-            for question, numbers in zip(asked, selected, strict=True)
+            memory.memory_prompt(question, *map(torch.from_numpy, coarsen(read, coarse_slots)))
+            for question, read in zip(asked, memories, strict=True)
         ]
         size = bytes_stored(code_format, slots, memory.bundle.config.z_dim, quantiser)
         answers = memory.answer(prompts)

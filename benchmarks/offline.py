@@ -94,8 +94,8 @@ class OfflineModel:
         return [nats[number] for number in range(len(prompts))]
 
     def memory_prompt(self, query: str | None, *memories: torch.Tensor) -> torch.Tensor:
-        """(T, h); ``memories``: K of (m, d)."""
-        return self.reader.memory_prompt(query, torch.stack(memories))
+        """(T, h); ``memories``: K of (m_i, d)."""
+        return self.reader.memory_prompt(query, memories)
 
     def closed_prompt(self, query: str) -> torch.Tensor:
         """(T, h)"""

@@ -58,6 +58,7 @@ class QueryOptions(TypedDict, total=False):
     top_k: int  # K
     selection: str
     context: Context
+    coarse_slots: int
     filters: Mapping[str, Any]
     max_new_tokens: int
     temperature: float
@@ -137,6 +138,7 @@ def query(
     top_k: int | None = None,
     selection: str | None = None,
     context: Context | None = None,
+    coarse_slots: int | None = None,
     filters: Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
@@ -148,6 +150,7 @@ def query(
         "top_k": top_k,
         "selection": selection,
         "context": context,
+        "coarse_slots": coarse_slots,
         "filters": filters,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

@@ -196,6 +196,7 @@ class Engine(Result):
     device: str = "unknown"
     context_tokens: int | None = None
     selections: tuple[str, ...] = ()
+    coarse_slots: int | None = None  # of memories after the best; None = all
 
 
 class Version(Result):

@@ -53,6 +53,10 @@ READ_ADAPTER: Final = "read_adapter"
 TEXT_ADAPTER: Final = "text_adapter"
 
 
+NOT_OF_MEMORIES = {"base_model", "trained", "coarse_slots", "rival_checksums"}
+"""What a memory does not depend on: another name, or the way several are read."""
+
+
 class BundleConfig(Schema):
     """Contents of ``bundle.json``. Unknown keys are an error: a newer format must be refused."""
 
@@ -66,13 +70,16 @@ class BundleConfig(Schema):
     layers: int  # of the LLM that the compressor reads with
     template: Template
     trained: bool
+    coarse_slots: int | None = None
+    """The service reads each memory but the best in so many slots, of a query that does not say.
+    None = all of them."""
     checksums: dict[str, str] = {}  # relative file name -> sha256
     rival_checksums: dict[str, str] = {}  # the same, of the directory beside this one
 
     @property
     def fingerprint(self) -> str:
         """Identity of everything a memory depends on."""
-        covered = self.model_dump_json(exclude={"base_model", "trained", "rival_checksums"})
+        covered = self.model_dump_json(exclude=NOT_OF_MEMORIES)
         return hashlib.sha256(covered.encode()).hexdigest()[:32]
 
 

@@ -45,15 +45,15 @@ class Reader:
             parts += [*([separator] if number else []), self.expand(memory)]
         return torch.cat(parts)
 
-    def memory_prompt(self, query: str | None, codes: torch.Tensor) -> torch.Tensor:
+    def memory_prompt(self, query: str | None, codes: Sequence[torch.Tensor]) -> torch.Tensor:
         """Prompt that answers ``query`` from memories, or (None) decodes a memory into text.
 
         Args:
-            codes: (K, m, d) float32.
+            codes: K of (m_i, d) float32.
 
         Returns: (T, h) in the LLM's dtype.
         """
-        context = self.memory_context(list(codes))
+        context = self.memory_context(codes)
         if query is None:
             return context
         return torch.cat([context, self.embed(self.suffix_tokens(query))])

@@ -131,6 +131,7 @@ class ReadingModel:
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self.selections = bundle.selections
+        self.coarse_slots = bundle.config.coarse_slots
 
     @torch.inference_mode()
     def embed_query(self, query: str, selection: str) -> FloatArray:
@@ -179,13 +180,13 @@ class ReadingModel:
 
         Args:
             query: None decodes the memories back into text.
-            codes: K of (m, d); texts: K passages as text instead; neither: closed book.
+            codes: K of (m_i, d); texts: K passages as text instead; neither: closed book.
 
         Returns: (T, h) in the LLM's dtype, on its device.
         """
         if codes:
-            stacked = torch.from_numpy(np.stack(codes)).to(self.device)  # (K, m, d)
-            return self._reader.memory_prompt(query, stacked)
+            memories = [torch.from_numpy(code).to(self.device) for code in codes]
+            return self._reader.memory_prompt(query, memories)
         return self._reader.text_prompt(query or "", texts)
 
     def forget_layers(self) -> None:

@@ -14,6 +14,7 @@ from typing import cast
 from memory_store.errors import NotFoundError
 from memory_store.records import JobStatus
 from paramem.settings import ReaderKind
+from server.coarsening import coarsen
 from server.engine.generator import (
     LEXICAL,
     GenerationChunk,
@@ -105,7 +106,7 @@ async def begin_answer(
     request = GenerationRequest(
         query=body.query,
         max_new_tokens=body.max_new_tokens,
-        codes=context.codes,
+        codes=coarsen(context.codes, body.coarse_slots or services.engine_info().coarse_slots),
         texts=context.texts,
         temperature=body.temperature,
         seed=body.seed,

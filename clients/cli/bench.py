@@ -40,6 +40,15 @@ def bench(
     requests: Annotated[int, typer.Option("--requests", min=1)] = 50,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Not counted.")] = 3,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,
+    coarse_slots: Annotated[
+        int | None,
+        typer.Option(
+            "--coarse-slots",
+            min=1,
+            help="Slots that each memory but the best is read in.",
+            show_default="the server's",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 16,
     slo_ttft_ms: Annotated[float, typer.Option("--slo-ttft-ms", help="Of a good answer.")] = 1000,
     slo_e2e_ms: Annotated[float, typer.Option("--slo-e2e-ms", help="Of a good answer.")] = 5000,
@@ -66,6 +75,8 @@ def bench(
         "top_k": top_k,
         "max_new_tokens": max_new_tokens,
     }
+    if coarse_slots is not None:
+        options["coarse_slots"] = coarse_slots
     with open_client(url) as client:
         urls = [client.url, *([rival] if rival else [])]
     endpoints, replayed = [], []
@@ -88,6 +99,7 @@ def bench(
             "SLO": f"TTFT {slo_ttft_ms:g} ms and e2e {slo_e2e_ms:g} ms",
             "model": endpoints[0].engine.model,
             "m": endpoints[0].engine.slots,
+            "m after the best": coarse_slots or endpoints[0].engine.coarse_slots,
             "dtype": endpoints[0].engine.dtype,
             "device": endpoints[0].engine.device,
             "host": hardware(),

@@ -43,6 +43,15 @@ def evaluate(
     selection: Annotated[
         str | None, typer.Option("--selection", show_default="the server's")
     ] = None,
+    coarse_slots: Annotated[
+        int | None,
+        typer.Option(
+            "--coarse-slots",
+            min=1,
+            help="Slots that each memory but the best is read in.",
+            show_default="the server's",
+        ),
+    ] = None,
     reconstruct: Annotated[
         int, typer.Option("--reconstruct", min=0, help="Documents to recite for ROUGE-L.")
     ] = 8,
@@ -71,6 +80,7 @@ def evaluate(
         concurrency=concurrency,
         top_k=top_k,
         selection=selection,
+        coarse_slots=coarse_slots,
         max_new_tokens=max_new_tokens,
         reconstruct=reconstruct,
     )

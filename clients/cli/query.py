@@ -41,6 +41,15 @@ def query(
             help="memory: z vectors; text: the same passages as text; none: closed book.",
         ),
     ] = "memory",
+    coarse_slots: Annotated[
+        int | None,
+        typer.Option(
+            "--coarse-slots",
+            min=1,
+            help="Slots that each memory but the best is read in.",
+            show_default="the server's",
+        ),
+    ] = None,
     filters: Annotated[
         str | None,
         typer.Option("--filters", help='JSON on metadata, e.g. \'{"title": "Lighthouse"}\'.'),
@@ -56,6 +65,8 @@ def query(
         options["top_k"] = top_k
     if selection is not None:
         options["selection"] = selection
+    if coarse_slots is not None:
+        options["coarse_slots"] = coarse_slots
     if filters is not None:
         options["filters"] = parse_filters(filters)
     if max_new_tokens is not None:

@@ -49,6 +49,7 @@ class Plan:
     concurrency: int = 1
     top_k: int = 5  # K
     selection: str | None = None  # None = the server's
+    coarse_slots: int | None = None  # of memories after the best; None = the server's
     max_new_tokens: int = 24
     reconstruct: int = 8  # documents recited for ROUGE-L
     reconstruct_tokens: int = 200  # longest recitation of a passage
@@ -73,6 +74,8 @@ class Plan:
             options["top_k"] = self.top_k
             if self.selection is not None:
                 options["selection"] = self.selection
+            if self.coarse_slots is not None:
+                options["coarse_slots"] = self.coarse_slots
         if setting.is_oracle:
             options["filters"] = {"document_id": list(question.doc_ids)}
         return options

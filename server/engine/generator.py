@@ -61,6 +61,7 @@ class EngineInfo:
     device: str
     context_tokens: int
     selections: tuple[str, ...]  # the first is what a query gets that names none
+    coarse_slots: int | None = None  # of memories after the best, unless a query says; None = all
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class GenerationRequest:
 
     query: str | None
     max_new_tokens: int
-    codes: Sequence[FloatArray] = ()  # K of (m, d), best first
+    codes: Sequence[FloatArray] = ()  # K of (m_i, d), best first
     texts: Sequence[str] = ()  # K passages as text: the same LLM with text in the prompt
     temperature: float = 0.0  # 0 = greedy
     seed: int | None = None

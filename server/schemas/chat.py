@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memory_store.records import DEFAULT_COLLECTION
 from server.errors import ApiError
-from server.schemas.requests import QueryBody
+from server.schemas.requests import MAX_SLOTS, QueryBody
 from server.schemas.results import AnswerResult, SelectedMemory
 
 MODEL = "paramem"
@@ -59,6 +59,7 @@ class MemoryOptions(BaseModel):
     top_k: int = Field(default=5, ge=1)
     selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] | None = None
     context: Literal["memory", "text", "none"] | None = None
+    coarse_slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
     filters: dict[str, Any] | None = None
     read_after: str | None = None
 

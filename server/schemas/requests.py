@@ -76,6 +76,14 @@ class QueryBody(Body):
         description="What the LLM is given: the selected memories, the same passages as text, or "
         "nothing (closed book). By default memories; text where there are none.",
     )
+    coarse_slots: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SLOTS,
+        description="The best memory is read whole, each of the others in so many slots: fewer "
+        "are read faster, as many as a memory has are all. By default what /version says "
+        "(null = all).",
+    )
     filters: Metadata | None = Field(
         None,
         description="Metadata equality; a list means any of. document_id and title work too.",

@@ -210,6 +210,7 @@ class EngineResult(BaseModel):
     device: str
     context_tokens: int
     selections: list[str]
+    coarse_slots: int | None
 
     @classmethod
     def of(cls, info: EngineInfo) -> Self:
@@ -223,6 +224,7 @@ class EngineResult(BaseModel):
             device=info.device,
             context_tokens=info.context_tokens,
             selections=[*info.selections, *LEXICAL],
+            coarse_slots=info.coarse_slots,
         )
 
 

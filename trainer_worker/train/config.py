@@ -121,6 +121,8 @@ class TrainConfig(_Strict):
     slots: int = Field(ge=1)
     """m that the bundle serves with; training varies it."""
     z_dim: int = Field(ge=1)
+    coarse_slots: int | None = Field(default=None, ge=1)
+    """That the bundle's service reads each memory but the best in; None = all."""
     layers: int = Field(ge=1)
     """Of the LLM that the compressor reads with."""
     passage_tokens: int = Field(default=160, ge=16)

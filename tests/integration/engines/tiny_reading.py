@@ -25,6 +25,7 @@ class TinyReadingModel:
     z_dim = Z_DIM
     context_tokens = 512
     selections = ("attention", "cosine")
+    coarse_slots = 2
 
     def __init__(self, directory: Path, lm: PreTrainedModel | None = None) -> None:
         self.lm = lm or AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()

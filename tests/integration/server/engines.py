@@ -46,6 +46,16 @@ class RerankingEngine(DummyEngine):
         return replace(super().info, selections=("attention", "router", "cosine"))
 
 
+class CoarseEngine(DummyEngine):
+    """Reads memories after the best in fewer slots unless a query says otherwise."""
+
+    coarse_slots = 1
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, coarse_slots=self.coarse_slots)
+
+
 class FailingEngine(DummyEngine):
     """Breaks after ``after`` chunks of every answer."""
 

@@ -24,7 +24,12 @@ from tests.integration.server.conftest import (
     opened_store,
     write,
 )
-from tests.integration.server.engines import FailingEngine, RerankingEngine, UntrainedEngine
+from tests.integration.server.engines import (
+    CoarseEngine,
+    FailingEngine,
+    RerankingEngine,
+    UntrainedEngine,
+)
 from tests.integration.server.hash_worker import SPEC, HashWorker, beat, work_all, work_once
 from tests.integration.server.sse import events_of
 
@@ -121,6 +126,27 @@ def test_codes_that_were_read_to_rank_memories_are_not_read_again(
     assert ask(stocked, top_k=1, selection="attention")["usage"]["memory_slots"] > 0
     assert candidates > 1
     assert read == [candidates, candidates]
+
+
+def test_memories_after_the_best_are_read_in_as_many_slots_as_the_query_says(
+    stocked: TestClient,
+) -> None:
+    whole, coarse = ask(stocked), ask(stocked, coarse_slots=1)
+    assert whole["usage"]["memory_slots"] == 2 * SPEC.slots
+    assert coarse["usage"]["memory_slots"] == SPEC.slots + 1
+    assert coarse["memories"] == whole["memories"]
+    assert coarse["answer"] != whole["answer"]
+    assert ask(stocked, coarse_slots=SPEC.slots)["answer"] == whole["answer"]
+
+
+def test_a_query_that_does_not_say_gets_the_bundles_coarse_slots(
+    make_client: MakeClient, stocked: TestClient
+) -> None:
+    del stocked  # what it wrote is in the home that both share
+    client = make_client(generator=CoarseEngine(make_settings(Path("unused"))))
+    assert client.get("/version").json()["engine"]["coarse_slots"] == CoarseEngine.coarse_slots
+    assert ask(client)["usage"]["memory_slots"] == SPEC.slots + CoarseEngine.coarse_slots
+    assert ask(client, coarse_slots=SPEC.slots)["usage"]["memory_slots"] == 2 * SPEC.slots
 
 
 def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient) -> None:

@@ -233,6 +233,14 @@ def test_codes_wider_than_the_model_are_refused(tiny_bundle: Bundle, tmp_path: P
         create_untrained_bundle(tmp_path / "wide", tiny_bundle.base, slots=4, z_dim=65)
 
 
+def test_how_several_memories_are_read_is_not_part_of_what_one_depends_on(
+    tiny_bundle: Bundle,
+) -> None:
+    config = tiny_bundle.config
+    assert config.model_copy(update={"coarse_slots": 2}).fingerprint == config.fingerprint
+    assert config.model_copy(update={"slots": 2}).fingerprint != config.fingerprint
+
+
 @pytest.mark.parametrize("reader", ["read_adapter", "text_adapter"])
 def test_a_trained_bundle_reads_with_the_chosen_adapter(
     tiny_bundle: Bundle, tiny_model: Path, tmp_path: Path, reader: str

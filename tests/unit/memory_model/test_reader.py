@@ -69,7 +69,7 @@ def test_greedy_answers_from_embeddings_equal_those_from_tokens(
 def test_memories_stand_between_prefix_and_question_in_order(
     tiny_bundle: Bundle, reader: Reader
 ) -> None:
-    codes = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0))  # (K, m, d)
+    codes = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0)).unbind()
     with torch.no_grad():
         prompt = reader.memory_prompt("who?", codes)
         first = len(reader.prefix_tokens)
@@ -77,6 +77,13 @@ def test_memories_stand_between_prefix_and_question_in_order(
         torch.testing.assert_close(prompt[first : first + 4], tiny_bundle.expander(codes[0]))
         torch.testing.assert_close(prompt[third : third + 4], tiny_bundle.expander(codes[2]))
     assert len(prompt) == third + 4 + len(reader.suffix_tokens("who?"))
+
+
+def test_memories_may_have_different_numbers_of_slots(reader: Reader) -> None:
+    with torch.no_grad():
+        prompt = reader.memory_prompt("who?", [torch.zeros(4, 32), torch.zeros(1, 32)])
+        whole = reader.memory_prompt("who?", [torch.zeros(4, 32), torch.zeros(4, 32)])
+    assert len(prompt) == len(whole) - 3
 
 
 def test_a_reconstruction_prompt_ends_with_the_memory(reader: Reader) -> None:
