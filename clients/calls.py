@@ -61,6 +61,7 @@ class QueryOptions(TypedDict, total=False):
     coarse_slots: int
     filters: Mapping[str, Any]
     max_new_tokens: int
+    ignore_eos: bool
     temperature: float
     read_after: str
 
@@ -141,6 +142,7 @@ def query(
     coarse_slots: int | None = None,
     filters: Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
+    ignore_eos: bool | None = None,
     temperature: float | None = None,
     read_after: str | None = None,
 ) -> Call[Answer]:
@@ -153,6 +155,7 @@ def query(
         "coarse_slots": coarse_slots,
         "filters": filters,
         "max_new_tokens": max_new_tokens,
+        "ignore_eos": ignore_eos,
         "temperature": temperature,
         "read_after": read_after,
     }

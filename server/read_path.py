@@ -110,6 +110,7 @@ async def begin_answer(
         texts=context.texts,
         temperature=body.temperature,
         seed=body.seed,
+        ignore_eos=body.ignore_eos,
     )
     first, rest = await begin_generation(services, request, scope)
     watch.stages_ms["ttft"] = watch.elapsed_ms()

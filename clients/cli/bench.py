@@ -50,6 +50,9 @@ def bench(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 16,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Every answer takes --max-new-tokens.")
+    ] = False,
     slo_ttft_ms: Annotated[float, typer.Option("--slo-ttft-ms", help="Of a good answer.")] = 1000,
     slo_e2e_ms: Annotated[float, typer.Option("--slo-e2e-ms", help="Of a good answer.")] = 5000,
     seed: Annotated[int, typer.Option("--seed", help="Of arrivals and questions.")] = 0,
@@ -74,6 +77,7 @@ def bench(
         "collection": collection,
         "top_k": top_k,
         "max_new_tokens": max_new_tokens,
+        "ignore_eos": ignore_eos,
     }
     if coarse_slots is not None:
         options["coarse_slots"] = coarse_slots
@@ -95,7 +99,7 @@ def bench(
             "load": str(schedule),
             "n": requests,
             "K": top_k,
-            "new tokens at most": max_new_tokens,
+            "new tokens" if ignore_eos else "new tokens at most": max_new_tokens,
             "SLO": f"TTFT {slo_ttft_ms:g} ms and e2e {slo_e2e_ms:g} ms",
             "model": endpoints[0].engine.model,
             "m": endpoints[0].engine.slots,

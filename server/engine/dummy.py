@@ -8,6 +8,7 @@ Symbols: K = memories, m = slots, d = code dimension.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -104,7 +105,8 @@ class DummyEngine:
         queued = time.perf_counter()
         prompt_tokens, memory_slots = self._prompt(request)
         words = _words(request)
-        produced = words[: request.max_new_tokens]
+        said = itertools.cycle(words) if request.ignore_eos else words
+        produced = list(itertools.islice(said, request.max_new_tokens))
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -119,7 +121,7 @@ class DummyEngine:
                 yield GenerationChunk(text=word if position == 0 else f" {word}")
             yield GenerationChunk(
                 text="",
-                finish_reason="stop" if len(produced) == len(words) else "length",
+                finish_reason="length" if len(produced) == request.max_new_tokens else "stop",
                 prompt_tokens=prompt_tokens,
                 memory_slots=memory_slots,
                 completion_tokens=len(produced),

@@ -79,6 +79,7 @@ class GenerationRequest:
     texts: Sequence[str] = ()  # K passages as text: the same LLM with text in the prompt
     temperature: float = 0.0  # 0 = greedy
     seed: int | None = None
+    ignore_eos: bool = False  # go on to max_new_tokens
 
 
 @dataclass(slots=True)

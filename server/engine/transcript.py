@@ -35,7 +35,7 @@ class Transcript:
         self.completion_tokens += 1
         if self.completion_tokens == 1:
             self.lap("prefill")
-        if token in stop_token_ids:
+        if token in stop_token_ids and not self.request.ignore_eos:
             return self._last("", STOP)
         text = self.detokenizer.push(token)
         if self.completion_tokens >= self.request.max_new_tokens:

@@ -73,6 +73,7 @@ class ChatBody(_Given):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0, description="Default 0, greedy.")
     seed: int | None = Field(None, ge=0, lt=1 << 63)
+    ignore_eos: bool = Field(default=False, description="As vLLM has it: for load tests.")
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=1, description="One answer to a question.")
@@ -102,6 +103,7 @@ class ChatBody(_Given):
             max_new_tokens=wanted,
             temperature=self.temperature or 0.0,
             seed=self.seed,
+            ignore_eos=self.ignore_eos,
             stream=self.stream,
             **self.paramem.model_dump(),
         )

@@ -89,6 +89,9 @@ class QueryBody(Body):
         description="Metadata equality; a list means any of. document_id and title work too.",
     )
     max_new_tokens: int = Field(64, ge=1)
+    ignore_eos: bool = Field(
+        False, description="Go on to max_new_tokens whatever the LLM says: for load tests."
+    )
     temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 is greedy.")
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     stream: bool = Field(False, description="Answer as server-sent events.")

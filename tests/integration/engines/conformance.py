@@ -126,6 +126,18 @@ class GeneratorConformance:
         assert last.completion_tokens <= limit
         assert (last.finish_reason == "length") == (last.completion_tokens == limit)
 
+    def test_an_answer_that_ignores_its_end_takes_all_the_tokens_it_may(
+        self, engine: Generator
+    ) -> None:
+        async def scenario(engine: Generator) -> tuple[GenerationChunk, str, str]:
+            full = await collect(engine, GenerationRequest("two words", 48, ignore_eos=True))
+            plain = await collect(engine, GenerationRequest("two words", 48))
+            return full[-1], text_of(full), text_of(plain)
+
+        last, text, plain = self.run(engine, scenario)
+        assert (last.finish_reason, last.completion_tokens) == ("length", 48)
+        assert text.startswith(plain.rstrip("\ufffd"))
+
     def test_a_shorter_greedy_answer_is_the_beginning_of_the_longer(
         self, engine: Generator
     ) -> None:

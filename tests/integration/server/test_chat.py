@@ -132,5 +132,11 @@ def test_what_would_change_the_answer_and_cannot_be_done_is_refused(
 
 
 def test_what_clients_send_out_of_habit_is_ignored(stocked: TestClient) -> None:
-    habits = {"top_p": 1.0, "user": "me", "stop": None, "ignore_eos": True, "presence_penalty": 0}
+    habits = {"top_p": 1.0, "user": "me", "stop": None, "presence_penalty": 0}
     assert chat(stocked, **habits).json()["choices"] == chat(stocked).json()["choices"]
+
+
+def test_a_load_tester_gets_as_many_tokens_as_it_wants(stocked: TestClient) -> None:
+    answer = chat(stocked, ignore_eos=True, max_tokens=50).json()
+    assert answer["usage"]["completion_tokens"] == 50
+    assert answer["choices"][0]["finish_reason"] == "length"
