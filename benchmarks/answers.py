@@ -33,9 +33,9 @@ from clients.evaluation.answers import AnswerScore, score_answer
 from clients.evaluation.data import EvalDocument, Question, load_set
 from clients.evaluation.retrieval import recall_at
 from memory_model.bundle import TEXT_ADAPTER
+from memory_model.coarsening import coarsen
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
-from server.coarsening import coarsen
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +175,10 @@ def answer(
     quantiser = memory.bundle.slot_quantiser
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
-        stored = {number: rounding(code).numpy() for number, code in codes.items()}
+        stored = {number: rounding(code) for number, code in codes.items()}
         memories = [[stored[int(number)] for number in numbers] for numbers in selected]
         prompts = [
-            memory.memory_prompt(question, *map(torch.from_numpy, coarsen(read, coarse_slots)))
+            memory.memory_prompt(question, *coarsen(read, coarse_slots))
             for question, read in zip(asked, memories, strict=True)
         ]
         size = bytes_stored(code_format, slots, memory.bundle.config.z_dim, quantiser)

@@ -5,13 +5,15 @@
 ``paramem up`` and ``paramem rag`` side by side, the same documents in both, then each cell of the
 grid as ``paramem bench`` would load it: first one endpoint, then the other, the same requests in
 the same order. Without --data the documents are the demo's, joined into passages of about 150
-tokens.
+tokens. K counts passages: five documents of 512 tokens are K = 20. With --ignore-eos every answer
+takes --new-tokens, else it ends where the LLM ends it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import platform
 import sys
@@ -44,7 +46,8 @@ def main() -> None:
     parser.add_argument("--set", dest="set_name", default="squad-mini")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--top-k", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, nargs="+", default=[16])
+    parser.add_argument("--ignore-eos", action="store_true")
     parser.add_argument("--requests", type=int, default=24, help="of a cell, at least")
     parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
     arguments = parser.parse_args()
@@ -66,22 +69,22 @@ def main() -> None:
             prepare_endpoint(name, url, questions.documents, COLLECTION, _silent)
             for name, url in urls.items()
         ]
-        tell_about(tell, endpoints, questions, arguments.new_tokens)
-        for top_k in arguments.top_k:
-            for concurrency in arguments.concurrency:
-                number = max(arguments.requests, concurrency)
-                schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
-                options: QueryOptions = {
-                    "collection": COLLECTION,
-                    "top_k": top_k,
-                    "max_new_tokens": arguments.new_tokens,
-                }
-                cell = [
-                    asyncio.run(replay_on(url, schedule, questions, options))
-                    for url in urls.values()
-                ]
-                for line in rows(list(urls), top_k, concurrency, cell):
-                    tell(line)
+        tell_about(tell, endpoints, questions, ignore_eos=arguments.ignore_eos)
+        grid = itertools.product(arguments.top_k, arguments.new_tokens, arguments.concurrency)
+        for top_k, new_tokens, concurrency in grid:
+            number = max(arguments.requests, concurrency)
+            schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
+            options: QueryOptions = {
+                "collection": COLLECTION,
+                "top_k": top_k,
+                "max_new_tokens": new_tokens,
+                "ignore_eos": arguments.ignore_eos,
+            }
+            cell = [
+                asyncio.run(replay_on(url, schedule, questions, options)) for url in urls.values()
+            ]
+            for line in rows(list(urls), f"{top_k} | {new_tokens} | {concurrency}", cell):
+                tell(line)
     if arguments.append:
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
@@ -99,15 +102,17 @@ def demo_set() -> QuestionSet:
 
 
 def tell_about(
-    tell: Tell, endpoints: Sequence[Endpoint], questions: QuestionSet, new_tokens: int
+    tell: Tell, endpoints: Sequence[Endpoint], questions: QuestionSet, *, ignore_eos: bool
 ) -> None:
     engine = endpoints[0].engine
     tell(f"\n## Endpoints, {time.strftime('%Y-%m-%d')}\n")
     tell(
         f"{engine.model}, {engine.dtype} on {engine.device} ({os.cpu_count()} cores, "
-        f"{platform.machine()}); m = {engine.slots}, d = {engine.z_dim}; RAG: the same LLM with "
-        f"its text reader, all-MiniLM-L6-v2, FAISS; {questions.name}, {endpoints[0].passages} "
-        f"passages; at most {new_tokens} new tokens; closed loop; torch {version('torch')}, "
+        f"{platform.machine()}); m = {engine.slots}, after the best memory "
+        f"{engine.coarse_slots or 'all'}, d = {engine.z_dim}; RAG: the same LLM with its text "
+        f"reader, all-MiniLM-L6-v2, FAISS; {questions.name}, {endpoints[0].passages} "
+        f"passages; {'exactly' if ignore_eos else 'at most'} so many new tokens; closed loop; "
+        f"torch {version('torch')}, "
         f"transformers {version('transformers')}. Ratios are RAG / memory of medians (throughput: "
         "memory / RAG) with 95 % bootstrap intervals. Command: `make bench`.\n"
     )
@@ -117,27 +122,36 @@ def tell_about(
             f"catalogue are the same); {endpoint.documents_per_s or 0:.1f} documents/s written"
         )
     tell(
-        "\n| K | concurrency | endpoint | positions | TTFT p50 / p99 ms | e2e p50 / p99 ms "
-        "| requests/s | tokens/s | errors | TTFT ratio | e2e ratio | throughput ratio |"
+        "\n| K | new tokens | concurrency | endpoint | positions | TTFT p50 / p99 ms "
+        "| e2e p50 / p99 ms | requests/s | tokens/s | errors | TTFT ratio | e2e ratio "
+        "| throughput ratio |"
     )
-    tell("|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    tell("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
-def rows(names: Sequence[str], top_k: int, concurrency: int, cell: Sequence[Replayed]) -> list[str]:
+def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:
+    """Of one cell. An endpoint that refused every request has no latency."""
     figures = [Figures.of(replayed, SLO) for replayed in cell]
     ratios = latency_ratios(cell[0], cell[1])
-    throughput = throughput_ratio(*figures)
-    told = [f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}", "| |"]
-    lines = []
-    for name, found, ratio in zip(names, figures, told, strict=True):
-        ttft, e2e = found.latency_ms["ttft"], found.latency_ms["e2e"]
-        lines.append(
-            f"| {top_k} | {concurrency} | {name} | {found.prompt_positions:.0f} "
-            f"| {ttft[50].value:.0f} / {ttft[99].value:.0f} "
-            f"| {e2e[50].value:.0f} / {e2e[99].value:.0f} | {found.requests_per_s:.2f} "
-            f"| {found.tokens_per_s:.1f} | {sum(found.errors.values())} | {ratio} |"
-        )
-    return lines
+    told = ["– | – | –", "| |"]
+    if ratios:
+        throughput = throughput_ratio(*figures)
+        told[0] = f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}"
+    return [
+        f"| {load} | {name} | {found.prompt_positions:.0f} | {latency(found, 'ttft')} "
+        f"| {latency(found, 'e2e')} | {found.requests_per_s:.2f} | {found.tokens_per_s:.1f} "
+        f"| {errors(found)} | {ratio} |"
+        for name, found, ratio in zip(names, figures, told, strict=True)
+    ]
+
+
+def latency(found: Figures, what: str) -> str:
+    ms = found.latency_ms[what]
+    return f"{ms[50].value:.0f} / {ms[99].value:.0f}" if ms else "–"
+
+
+def errors(found: Figures) -> str:
+    return ", ".join(f"{number} {code}" for code, number in found.errors.items()) or "0"
 
 
 def _quiet(_what: str) -> None:

@@ -11,10 +11,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import cast
 
+from memory_model.coarsening import coarsen
 from memory_store.errors import NotFoundError
 from memory_store.records import JobStatus
 from paramem.settings import ReaderKind
-from server.coarsening import coarsen
 from server.engine.generator import (
     LEXICAL,
     GenerationChunk,

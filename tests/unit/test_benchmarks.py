@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import subprocess
@@ -50,16 +51,13 @@ def test_the_contexts_benchmark_compares_the_same_questions() -> None:
 
 @pytest.mark.model
 def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
-    grid = ["--concurrency", "1", "4", "--top-k", "2", "--requests", "4"]
+    grid = ["--concurrency", "1", "4", "--top-k", "2", "--requests", "4", "--ignore-eos"]
+    grid += ["--new-tokens", "3", "5"]
     table = run("-m", "benchmarks.endpoints", *grid, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 2 |")]
-    assert [(row[1], row[2]) for row in rows] == [
-        ("1", "memory"),
-        ("1", "RAG"),
-        ("4", "memory"),
-        ("4", "RAG"),
-    ]
-    assert {row[8] for row in rows} == {"0"}  # errors
+    cells = itertools.product(("3", "5"), ("1", "4"), ("memory", "RAG"))
+    assert [tuple(row[1:4]) for row in rows] == list(cells)
+    assert {row[9] for row in rows} == {"0"}  # errors
     assert "- RAG: " in table
 
 

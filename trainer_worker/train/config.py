@@ -122,7 +122,7 @@ class TrainConfig(_Strict):
     """m that the bundle serves with; training varies it."""
     z_dim: int = Field(ge=1)
     coarse_slots: int | None = Field(default=None, ge=1)
-    """That the bundle's service reads each memory but the best in; None = all."""
+    """That each memory but the first is read in, while training and by the service; None = all."""
     layers: int = Field(ge=1)
     """Of the LLM that the compressor reads with."""
     passage_tokens: int = Field(default=160, ge=16)
@@ -136,6 +136,8 @@ class TrainConfig(_Strict):
     passages_per_row: list[int] = [1, 1, 2, 2, 3, 5]
     questions_per_row: int = 8
     absent_share: float = 0.1
+    best_first: float = Field(default=0.0, ge=0, le=1)
+    """Of the rows: their questions are on the first passage, as if a selector had found it."""
     clip_norm: float = 1.0
     checkpoint_every_s: float = 150.0
     max_documents: int | None = None

@@ -77,7 +77,13 @@ class TrainingSet:
         return -(counts / counts.sum()).log().float()
 
     def sample(
-        self, random_: random.Random, *, passages: int, questions: int, absent_share: float
+        self,
+        random_: random.Random,
+        *,
+        passages: int,
+        questions: int,
+        absent_share: float,
+        best_first: float = 0.0,
     ) -> Row:
         """A random row.
 
@@ -85,6 +91,7 @@ class TrainingSet:
             passages: K; half of the distractors come from the anchor's own topic.
             questions: at most so many, on any of the passages.
             absent_share: probability that one question more is asked that the row cannot answer.
+            best_first: probability that all others are on the first passage.
         """
         anchor = random_.choice(self._anchors)
         siblings = self._topics[self.passages[anchor].topic]
@@ -94,8 +101,12 @@ class TrainingSet:
             other = random_.choice(pool or self._anchors)
             if other not in chosen:
                 chosen.append(other)
-        random_.shuffle(chosen)
-        asked = [number for passage in chosen for number in self._asked[passage]]
+        asked_of = chosen
+        if best_first and random_.random() < best_first:
+            asked_of = [anchor]
+        else:
+            random_.shuffle(chosen)
+        asked = [number for passage in asked_of for number in self._asked[passage]]
         asked = random_.sample(asked, min(questions, len(asked)))
         absent = []
         if random_.random() < absent_share and len(siblings) > passages:

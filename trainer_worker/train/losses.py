@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from memory_model.coarsening import coarsen
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.networks import Networks
 from trainer_worker.train.packing import Block, PackedOutput, pack, read_packed
@@ -45,18 +46,20 @@ def memory_contexts(
     rows: Sequence[Row],
     codes: dict[int, torch.Tensor],
     weights: torch.Tensor | None = None,
+    coarse_slots: int | None = None,
 ) -> list[torch.Tensor]:
     """Passages as memories.
 
     Args:
         codes: (m_i, d) of each passage.
         weights: (B, K) that the memories are multiplied by.
+        coarse_slots: of all memories but the first; None = all of theirs.
 
     Returns: B of (C_i, h).
     """
     contexts = []
     for number, row in enumerate(rows):
-        memories = [codes[passage] for passage in row.passages]
+        memories = coarsen([codes[passage] for passage in row.passages], coarse_slots)
         if weights is not None:
             memories = [code * w for code, w in zip(memories, weights[number], strict=True)]
         contexts.append(networks.reader.memory_context(memories))

@@ -108,6 +108,7 @@ class Objective:
                 passages=passages,
                 questions=config.questions_per_row,
                 absent_share=config.absent_share,
+                best_first=config.best_first,
             )
             rows.append(row)
             tokens += sum(len(self._data.passages[p].token_ids) for p in row.passages)
@@ -138,7 +139,9 @@ class Objective:
         if quantises:
             codes, lost = quantised(networks.quantiser, codes)
             yield Term("quantisation", lost, stage.quantisation_weight)
-        contexts = memory_contexts(networks, rows, dict(zip(passages, codes, strict=True)), weights)
+        by_passage = dict(zip(passages, codes, strict=True))
+        coarse_slots = self._config.coarse_slots
+        contexts = memory_contexts(networks, rows, by_passage, weights, coarse_slots)
         blocks = [question_blocks(data, row) for row in rows]
         with_states = bool(stage.imitation_weight)
         output, targets = read_blocks(networks, contexts, blocks, with_states=with_states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.integration.trainer_worker.runs import MEMORY, TEXT, config, metrics,
 from trainer_worker.train.checkpoint import load_checkpoint
 from trainer_worker.train.dataset import Row
 from trainer_worker.train.errors import TrainingError
-from trainer_worker.train.losses import continuation_blocks
+from trainer_worker.train.losses import continuation_blocks, memory_contexts
 from trainer_worker.train.networks import build_networks
 from trainer_worker.train.run import train_bundle
 
@@ -157,6 +158,40 @@ def test_a_stage_may_read_quantised_codes(tiny_model: Path, data: Path, tmp_path
     found = load_checkpoint(tmp_path / "checkpoints")
     assert found is not None
     assert {"quantiser:codebooks", "quantiser:mixture.weights"} <= found[1].keys()
+
+
+def test_a_reader_may_learn_from_memories_after_the_first_in_fewer_slots(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """As the service gives them, and the bundle says so."""
+    run = config(tiny_model, TEXT, MEMORY).model_copy(update={"coarse_slots": 2})
+    made = trainer(run, data, tmp_path / "half")
+    codes = {number: torch.randn(4, run.z_dim) for number in (0, 1)}
+    rows = [Row((0, 1), (), ())]
+    (whole,) = memory_contexts(made._networks, rows, codes)
+    (coarse,) = memory_contexts(made._networks, rows, codes, coarse_slots=2)
+    assert len(coarse) == len(whole) - 2
+    bundle = train_bundle(run, data, tmp_path / "run")
+    base = load_base(run.model, cache=tmp_path, device="cpu")
+    assert load_bundle(bundle, base).config.coarse_slots == 2
+
+
+def test_rows_may_ask_about_their_first_passage_only(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    run = config(tiny_model, TEXT)
+    questions = trainer(run, data, tmp_path)._data
+    drawn = random.Random(0)
+    golds: dict[float, list[set[int]]] = {0.0: [], 1.0: []}
+    for best_first, found in golds.items():
+        for _ in range(40):
+            row = questions.sample(
+                drawn, passages=3, questions=4, absent_share=0.0, best_first=best_first
+            )
+            places = {row.passages.index(questions.questions[q].gold) for q in row.questions}
+            found.append(places)
+    assert all(places == {0} for places in golds[1.0])
+    assert set().union(*golds[0.0]) == {0, 1, 2}
 
 
 def test_the_memory_reader_starts_as_the_text_reader_on_the_text_itself(

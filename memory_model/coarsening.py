@@ -5,19 +5,24 @@ with; what it pays for them are positions. A code is nearly a mean over the toke
 so the mean of neighbouring codes is nearly the code of the window that they form together: a memory
 is coarsened when it is read, nothing is stored twice. (What that costs and saves: LOG.md.)
 
+Works on numpy's arrays and on torch's tensors, without torch where there are none.
 Symbols: K = memories, m = slots, d = code dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from memory_store.records import FloatArray
+Code = TypeVar("Code", bound=Any)
+"""(m, d) float32, an array or a tensor."""
 
 
-def coarsen(codes: Sequence[FloatArray], slots: int | None) -> list[FloatArray]:
+def coarsen(codes: Sequence[Code], slots: int | None) -> list[Code]:
     """What is read of memories, best first.
 
     Args:
@@ -32,12 +37,22 @@ def coarsen(codes: Sequence[FloatArray], slots: int | None) -> list[FloatArray]:
     return [*codes[:1], *(mean_windows(code, slots) for code in codes[1:])]
 
 
-def mean_windows(code: FloatArray, slots: int) -> FloatArray:
+def mean_windows(code: Code, slots: int) -> Code:
     """Means over windows of neighbouring slots, as even as can be. (m, d) -> (slots, d)"""
-    count = len(code)
-    if count <= slots:
+    if len(code) <= slots:
         return code
-    starts = np.arange(slots) * count // slots  # (slots,)
-    sizes = np.diff(starts, append=count).astype(np.float32)
-    sums: FloatArray = np.add.reduceat(code, starts, axis=0)
-    return sums / sizes[:, None]
+    weights = _weights(len(code), slots)
+    if isinstance(code, np.ndarray):
+        return weights @ code  # type: ignore[return-value]
+    return code.new_tensor(weights) @ code  # type: ignore[no-any-return]
+
+
+@cache
+def _weights(count: int, slots: int) -> npt.NDArray[np.float32]:
+    """Of each window's mean. Returns: (slots, count)"""
+    ends = np.arange(1, slots + 1) * count // slots  # (slots,)
+    starts = np.concatenate([[0], ends[:-1]])
+    slot = np.arange(count)
+    inside = (slot >= starts[:, None]) & (slot < ends[:, None])  # (slots, count)
+    weights: npt.NDArray[np.float32] = (inside / (ends - starts)[:, None]).astype(np.float32)
+    return weights

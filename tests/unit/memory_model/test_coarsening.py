@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.coarsening import coarsen, mean_windows
+from memory_model.coarsening import coarsen, mean_windows
 
 
 def codes(*slots: int) -> list[np.ndarray]:
@@ -32,6 +33,15 @@ def test_memories_that_have_no_more_slots_are_read_as_they_are(slots: int | None
 
 def test_no_memory_is_no_problem() -> None:
     assert coarsen([], 16) == []
+
+
+def test_arrays_and_tensors_are_coarsened_alike() -> None:
+    arrays = codes(10, 10)
+    tensors = [torch.from_numpy(code).requires_grad_() for code in arrays]
+    coarse = coarsen(tensors, 3)
+    np.testing.assert_allclose(coarse[1].detach().numpy(), coarsen(arrays, 3)[1], rtol=1e-6)
+    coarse[1].sum().backward()  # training goes through it
+    torch.testing.assert_close(tensors[1].grad.sum(), torch.tensor(3.0 * 3))
 
 
 @given(count=st.integers(1, 70), slots=st.integers(1, 70))
