@@ -12,7 +12,7 @@ Symbols: K = memories, m = slots, d = code dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,7 +47,7 @@ def mean_windows(code: Code, slots: int) -> Code:
     return code.new_tensor(weights) @ code  # type: ignore[no-any-return]
 
 
-@cache
+@lru_cache(maxsize=32)
 def _weights(count: int, slots: int) -> npt.NDArray[np.float32]:
     """Of each window's mean. Returns: (slots, count)"""
     ends = np.arange(1, slots + 1) * count // slots  # (slots,)

@@ -13,7 +13,7 @@ import typer
 from clients.calls import QueryOptions
 from clients.cli.console import Bar, complain, progress_bar, say, say_columns
 from clients.cli.failures import USAGE, CommandError
-from clients.cli.options import Url, open_client
+from clients.cli.options import CoarseSlots, Url, open_client
 from clients.evaluation.data import QuestionSet, load_set
 from clients.evaluation.run import hardware
 from clients.loadtest import report
@@ -40,15 +40,7 @@ def bench(
     requests: Annotated[int, typer.Option("--requests", min=1)] = 50,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Not counted.")] = 3,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,
-    coarse_slots: Annotated[
-        int | None,
-        typer.Option(
-            "--coarse-slots",
-            min=1,
-            help="Slots that each memory but the best is read in.",
-            show_default="the server's",
-        ),
-    ] = None,
+    coarse_slots: CoarseSlots = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 16,
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Every answer takes --max-new-tokens.")

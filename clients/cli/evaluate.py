@@ -10,7 +10,7 @@ import typer
 
 from clients.cli.console import complain, err, out, progress_bar, say
 from clients.cli.failures import USAGE, CommandError
-from clients.cli.options import Url, open_client
+from clients.cli.options import CoarseSlots, Url, open_client
 from clients.evaluation import report
 from clients.evaluation.data import load_set
 from clients.evaluation.plan import Plan, Setting
@@ -43,15 +43,7 @@ def evaluate(
     selection: Annotated[
         str | None, typer.Option("--selection", show_default="the server's")
     ] = None,
-    coarse_slots: Annotated[
-        int | None,
-        typer.Option(
-            "--coarse-slots",
-            min=1,
-            help="Slots that each memory but the best is read in.",
-            show_default="the server's",
-        ),
-    ] = None,
+    coarse_slots: CoarseSlots = None,
     reconstruct: Annotated[
         int, typer.Option("--reconstruct", min=0, help="Documents to recite for ROUGE-L.")
     ] = 8,

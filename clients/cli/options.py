@@ -12,6 +12,15 @@ from clients.retries import RetryPolicy
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead.")]
 CollectionName = Annotated[str, typer.Option("--collection", help="Which collection.")]
+CoarseSlots = Annotated[
+    int | None,
+    typer.Option(
+        "--coarse-slots",
+        min=1,
+        help="Slots that each memory but the best is read in.",
+        show_default="the server's",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option("--url", help="Server to talk to.", show_default="PARAMEM_URL, or the local one"),

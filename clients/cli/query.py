@@ -11,7 +11,7 @@ import typer
 from clients.calls import QueryOptions
 from clients.cli.console import print_json, say, say_columns
 from clients.cli.failures import CommandError
-from clients.cli.options import AsJson, CollectionName, Url, open_client
+from clients.cli.options import AsJson, CoarseSlots, CollectionName, Url, open_client
 from clients.client import Client
 from clients.events import DeltaEvent, DoneEvent
 from clients.results import Answer, Context
@@ -41,15 +41,7 @@ def query(
             help="memory: z vectors; text: the same passages as text; none: closed book.",
         ),
     ] = "memory",
-    coarse_slots: Annotated[
-        int | None,
-        typer.Option(
-            "--coarse-slots",
-            min=1,
-            help="Slots that each memory but the best is read in.",
-            show_default="the server's",
-        ),
-    ] = None,
+    coarse_slots: CoarseSlots = None,
     filters: Annotated[
         str | None,
         typer.Option("--filters", help='JSON on metadata, e.g. \'{"title": "Lighthouse"}\'.'),
