@@ -55,7 +55,9 @@ class RagEngine:
     @property
     def info(self) -> EngineInfo:
         spec = chunk_spec(self._loaded())
-        return replace(self._llm.info, spec=spec, selections=(SELECTION,), coarse_slots=None)
+        return replace(
+            self._llm.info, spec=spec, selections=(SELECTION,), score_margin=None, coarse_slots=None
+        )
 
     @property
     def quantiser(self) -> SlotQuantiser | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.command import bundle_parser, say
@@ -94,6 +95,9 @@ def main() -> None:
         "--coarse-slots", type=int, help="of memories after the best; default as the service"
     )
     parser.add_argument(
+        "--score-margin", type=float, help="of memories that are read; default as the service"
+    )
+    parser.add_argument(
         "--selection", choices=["router", "attention", "hybrid"], help="default: as the service"
     )
     parser.add_argument(
@@ -105,10 +109,14 @@ def main() -> None:
     text = OfflineModel(arguments.bundle, arguments.model, TEXT_ADAPTER)
     slots = arguments.slots or memory.bundle.config.slots
     coarse_slots = arguments.coarse_slots or memory.bundle.config.coarse_slots or slots
+    margin = arguments.score_margin
+    if margin is None:
+        margin = memory.bundle.config.score_margin
     selection = arguments.selection or memory.selection
     base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
     say(
-        f"K = {arguments.top_k} by {selection}, m = {slots}, after the best {coarse_slots}, "
+        f"K = {arguments.top_k} by {selection}, score margin {margin}, m = {slots}, after the best "
+        f"{coarse_slots}, "
         f"d = {z_dim}, {base.dtype} on {base.device}, greedy\n"
     )
     say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
@@ -117,9 +125,9 @@ def main() -> None:
         found = load_set(arguments.data, name)
         questions = found.sample(arguments.limit, arguments.seed)
         corpus = split_corpus(memory, found.documents, questions)
-        ranking = rank(memory, corpus, selection, arguments.top_k)
+        ranking, read = rank(memory, corpus, selection, arguments.top_k, margin)
         shape = slots, coarse_slots
-        rows = answer(memory, text, corpus, ranking, shape, arguments.formats)
+        rows = answer(memory, text, corpus, (ranking, read), shape, arguments.formats)
         report(name, corpus, rows)
         if arguments.save is not None:
             save(arguments.save, name, corpus, rows)
@@ -134,33 +142,44 @@ def split_corpus(
     return Corpus([passage for _, passage in split], [owner for owner, _ in split], questions)
 
 
-def rank(model: OfflineModel, corpus: Corpus, selection: str, k: int) -> Ranking:
-    """Passages of each question, selected as the service does it. Shape (Q, k)."""
+def rank(
+    model: OfflineModel, corpus: Corpus, selection: str, k: int, margin: float | None
+) -> tuple[Ranking, Sequence[int]]:
+    """Passages of each question, selected as the service does it.
+
+    ``margin``: of the scores of those that are read after ``attention``; None = all.
+
+    Returns: the ranking (Q, k), and how many each question reads.
+    """
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
     keys = embed_keys(model, texts)
     if selection == "hybrid":
         routed = rank_by_keys(model, keys, asked, CANDIDATES)
-        return rank_fused([routed, rank_bm25(texts, asked, CANDIDATES)], k)
+        return rank_fused([routed, rank_bm25(texts, asked, CANDIDATES)], k), [k] * len(asked)
     if selection == "attention":
         codes = model.compress([passage.token_ids for passage in corpus.passages])
-        return rank_by_attention(model, keys, codes, asked, k)
-    return rank_by_keys(model, keys, asked, k)
+        ranking, scores = rank_by_attention(model, keys, codes, asked, k)
+        near = scores >= scores[:, :1] - (np.inf if margin is None else margin)  # (Q, k)
+        return ranking, near.sum(axis=1).tolist()
+    return rank_by_keys(model, keys, asked, k), [k] * len(asked)
 
 
 def answer(
     memory: OfflineModel,
     text: OfflineModel,
     corpus: Corpus,
-    selected: Ranking,
+    selection: tuple[Ranking, Sequence[int]],
     shape: tuple[int, int],
     formats: Sequence[CodeFormat],
 ) -> list[Row]:
-    """The rows of one set, the same passages as text first.
+    """The rows of one set, all selected passages as text first.
 
-    ``shape``: slots of the best memory, and of each of the others.
+    Args:
+        selection: the ranking, and how many of each row of it are read as memories.
+        shape: slots of the best memory, and of each of the others.
     """
-    slots, coarse_slots = shape
+    (selected, read), (slots, coarse_slots) = selection, shape
     asked = [question.question for question in corpus.questions]
     texts = [passage.text for passage in corpus.passages]
     lexical = rank_bm25(texts, asked, selected.shape[1])
@@ -170,16 +189,22 @@ def answer(
         Row(reads, text_bytes, corpus.recall(ranking), read_texts(text, corpus, ranking))
         for reads, ranking in rankings.items()
     ]
+    if min(read) < selected.shape[1]:
+        some = read_texts(text, corpus, selected, read)
+        rows.append(Row("as text those that are read as memories", text_bytes, None, some))
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
     codes = compress_ranked(memory, corpus, selected, slots)
     quantiser = memory.bundle.slot_quantiser
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
         stored = {number: rounding(code) for number, code in codes.items()}
-        memories = [[stored[int(number)] for number in numbers] for numbers in selected]
+        memories = [
+            [stored[int(number)] for number in numbers[:number_read]]
+            for numbers, number_read in zip(selected, read, strict=True)
+        ]
         prompts = [
-            memory.memory_prompt(question, *coarsen(read, coarse_slots))
-            for question, read in zip(asked, memories, strict=True)
+            memory.memory_prompt(question, *coarsen(codes_read, coarse_slots))
+            for question, codes_read in zip(asked, memories, strict=True)
         ]
         size = bytes_stored(code_format, slots, memory.bundle.config.z_dim, quantiser)
         answers = memory.answer(prompts)
@@ -215,11 +240,14 @@ def compress_ranked(
     return dict(zip(numbers, codes, strict=True))
 
 
-def read_texts(model: OfflineModel, corpus: Corpus, ranking: Ranking) -> list[str]:
-    """Answers from the ranked passages as text."""
+def read_texts(
+    model: OfflineModel, corpus: Corpus, ranking: Ranking, read: Sequence[int] | None = None
+) -> list[str]:
+    """Answers from the ranked passages as text, from the first ``read`` of each row if given."""
+    numbers = read or [ranking.shape[1]] * len(ranking)
     prompts = [
-        model.reader.text_prompt(question.question, [corpus.passages[row].text for row in rows])
-        for question, rows in zip(corpus.questions, ranking, strict=True)
+        model.reader.text_prompt(q.question, [corpus.passages[row].text for row in rows[:number]])
+        for q, rows, number in zip(corpus.questions, ranking, numbers, strict=True)
     ]
     return model.answer(prompts)
 

@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--top-k", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--new-tokens", type=int, nargs="+", default=[16])
+    parser.add_argument(
+        "--coarse-slots", type=int, nargs="+", default=[None], help="default the server's"
+    )
     parser.add_argument("--ignore-eos", action="store_true")
     parser.add_argument("--requests", type=int, default=24, help="of a cell, at least")
     parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
@@ -70,8 +73,10 @@ def main() -> None:
             for name, url in urls.items()
         ]
         tell_about(tell, endpoints, questions, ignore_eos=arguments.ignore_eos)
-        grid = itertools.product(arguments.top_k, arguments.new_tokens, arguments.concurrency)
-        for top_k, new_tokens, concurrency in grid:
+        grid = itertools.product(
+            arguments.top_k, arguments.coarse_slots, arguments.new_tokens, arguments.concurrency
+        )
+        for top_k, coarse_slots, new_tokens, concurrency in grid:
             number = max(arguments.requests, concurrency)
             schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
             options: QueryOptions = {
@@ -80,10 +85,14 @@ def main() -> None:
                 "max_new_tokens": new_tokens,
                 "ignore_eos": arguments.ignore_eos,
             }
+            coarse_slots = coarse_slots or endpoints[0].engine.coarse_slots
+            if coarse_slots is not None:
+                options["coarse_slots"] = coarse_slots
             cell = [
                 asyncio.run(replay_on(url, schedule, questions, options)) for url in urls.values()
             ]
-            for line in rows(list(urls), f"{top_k} | {new_tokens} | {concurrency}", cell):
+            load = f"{top_k} | {coarse_slots or 'all'} | {new_tokens} | {concurrency}"
+            for line in rows(list(urls), load, cell):
                 tell(line)
     if arguments.append:
         with RESULTS.open("a", encoding="utf-8") as file:
@@ -108,9 +117,9 @@ def tell_about(
     tell(f"\n## Endpoints, {time.strftime('%Y-%m-%d')}\n")
     tell(
         f"{engine.model}, {engine.dtype} on {engine.device} ({os.cpu_count()} cores, "
-        f"{platform.machine()}); m = {engine.slots}, after the best memory "
-        f"{engine.coarse_slots or 'all'}, d = {engine.z_dim}; RAG: the same LLM with its text "
-        f"reader, all-MiniLM-L6-v2, FAISS; {questions.name}, {endpoints[0].passages} "
+        f"{platform.machine()}); m = {engine.slots}, d = {engine.z_dim}; RAG: "
+        f"the same LLM with its text reader, all-MiniLM-L6-v2, FAISS; {questions.name}, "
+        f"{endpoints[0].passages} "
         f"passages; {'exactly' if ignore_eos else 'at most'} so many new tokens; closed loop; "
         f"torch {version('torch')}, "
         f"transformers {version('transformers')}. Ratios are RAG / memory of medians (throughput: "
@@ -122,11 +131,11 @@ def tell_about(
             f"catalogue are the same); {endpoint.documents_per_s or 0:.1f} documents/s written"
         )
     tell(
-        "\n| K | new tokens | concurrency | endpoint | positions | TTFT p50 / p99 ms "
-        "| e2e p50 / p99 ms | requests/s | tokens/s | errors | TTFT ratio | e2e ratio "
-        "| throughput ratio |"
+        "\n| K | slots after the best | new tokens | concurrency | endpoint | positions "
+        "| TTFT p50 / p99 ms | e2e p50 / p99 ms | requests/s | tokens/s | errors "
+        "| TTFT ratio | e2e ratio | throughput ratio |"
     )
-    tell("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    tell("|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
 def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:

@@ -75,10 +75,13 @@ def rank_by_attention(
     codes: Sequence[torch.Tensor],
     asked: Sequence[str],
     k: int,
-) -> Ranking:
-    """The router's best ``CANDIDATES``, ranked by the re-ranker from their codes (m, d)."""
+) -> tuple[Ranking, npt.NDArray[np.float32]]:
+    """The router's best ``CANDIDATES``, ranked by the re-ranker from their codes (m, d).
+
+    Returns: the ranking, and its scores (Q, k).
+    """
     compressor, selector = model.bundle.compressor, model.bundle.selector
-    rows = []
+    rows, ranked = [], []
     for query in asked:
         scores = selector.queries([query])[0].cpu() @ keys.T  # (P,)
         router, best = scores.topk(min(CANDIDATES, len(keys)))
@@ -86,8 +89,10 @@ def rank_by_attention(
         tokens = compressor.compress([token_ids], slots=len(token_ids))[0]  # (T, d)
         candidates = torch.stack([codes[int(row)] for row in best])  # (C, m, d)
         reranked = selector.reranker(tokens, candidates, router.to(tokens.device)).cpu()
-        rows.append(best[reranked.argsort(descending=True)[:k]].numpy())
-    return np.stack(rows)
+        order = reranked.argsort(descending=True)[:k]
+        rows.append(best[order].numpy())
+        ranked.append(reranked[order].numpy())
+    return np.stack(rows), np.stack(ranked)
 
 
 @torch.inference_mode()

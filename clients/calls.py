@@ -58,6 +58,7 @@ class QueryOptions(TypedDict, total=False):
     top_k: int  # K
     selection: str
     context: Context
+    score_margin: float
     coarse_slots: int
     filters: Mapping[str, Any]
     max_new_tokens: int
@@ -139,6 +140,7 @@ def query(
     top_k: int | None = None,
     selection: str | None = None,
     context: Context | None = None,
+    score_margin: float | None = None,
     coarse_slots: int | None = None,
     filters: Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
@@ -152,6 +154,7 @@ def query(
         "top_k": top_k,
         "selection": selection,
         "context": context,
+        "score_margin": score_margin,
         "coarse_slots": coarse_slots,
         "filters": filters,
         "max_new_tokens": max_new_tokens,

@@ -75,13 +75,14 @@ class BatchLine(Result):
 
 
 class SelectedMemory(Result):
-    """A memory the answer was generated from, best first."""
+    """A memory that was selected, best first."""
 
     document_id: str
     passage: int
     score: float
     title: str | None = None
     metadata: dict[str, Any] = {}
+    read: bool = True  # by the LLM; False where its score is too far below the best's
 
 
 class Usage(Result):
@@ -196,6 +197,7 @@ class Engine(Result):
     device: str = "unknown"
     context_tokens: int | None = None
     selections: tuple[str, ...] = ()
+    score_margin: float | None = None  # of memories that attention's queries read; None = all
     coarse_slots: int | None = None  # of memories after the best; None = all
 
 

@@ -53,8 +53,8 @@ READ_ADAPTER: Final = "read_adapter"
 TEXT_ADAPTER: Final = "text_adapter"
 
 
-NOT_OF_MEMORIES = {"base_model", "trained", "coarse_slots", "rival_checksums"}
-"""What a memory does not depend on: another name, or the way several are read."""
+NOT_OF_MEMORIES = {"base_model", "trained", "score_margin", "coarse_slots", "rival_checksums"}
+"""What a memory does not depend on: another name, or how many are read in which way."""
 
 
 class BundleConfig(Schema):
@@ -70,6 +70,9 @@ class BundleConfig(Schema):
     layers: int  # of the LLM that the compressor reads with
     template: Template
     trained: bool
+    score_margin: float | None = None
+    """The service reads memories that the re-ranker scores at most so far below the best, of a
+    query that does not say. None = all that were selected."""
     coarse_slots: int | None = None
     """The service reads each memory but the best in so many slots, of a query that does not say.
     None = all of them."""

@@ -131,6 +131,7 @@ class ReadingModel:
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self.selections = bundle.selections
+        self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
 
     @torch.inference_mode()

@@ -47,7 +47,11 @@ class Answering:
 
     @property
     def memories(self) -> list[SelectedMemory]:
-        return [SelectedMemory.of(hit) for hit in self.context.hits]
+        read = self.context.read
+        return [
+            SelectedMemory.of(hit, read=number < read)
+            for number, hit in enumerate(self.context.hits)
+        ]
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The pieces of the answer as they come; afterwards ``result`` has the whole."""

@@ -5,7 +5,7 @@ Symbols: K = memories selected, m = slots, d = code dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,15 +23,20 @@ from server.stopwatch import Stopwatch
 class Context:
     """What the LLM is given beside the query. At most one of codes and texts is filled."""
 
-    hits: Sequence[Hit] = ()
-    codes: Sequence[FloatArray] = ()  # K of (m, d)
-    texts: Sequence[str] = ()
+    hits: Sequence[Hit] = ()  # K, best first
+    codes: Sequence[FloatArray] = ()  # of those that are read, each (m, d)
+    texts: Sequence[str] = ()  # likewise
+
+    @property
+    def read(self) -> int:
+        """How many of the hits are read: the first ones."""
+        return len(self.codes or self.texts)
 
 
 async def select(
     services: Services, body: QueryBody, selection: str, watch: Stopwatch, *, as_text: bool
 ) -> Context:
-    """The ``top_k`` memories for the query, best first, with their codes or their texts.
+    """The ``top_k`` memories for the query, best first, with codes or texts of those to read.
 
     Raises: NotFoundError, InvalidFilterError, CorruptionError, ApiError.
     """
@@ -41,6 +46,9 @@ async def select(
             head = ROUTER if selection == HYBRID else selection
             vector = await services.engine.embed_query(body.query, head)  # (d,)
     candidates = max(body.top_k, services.settings.rerank_candidates)
+    margin = body.score_margin
+    if margin is None and selection == ATTENTION:
+        margin = services.engine_info().score_margin
 
     def find() -> list[Hit]:
         """What the store has for it."""
@@ -54,19 +62,32 @@ async def select(
             return fuse_hits([by_key(candidates), by_words(candidates)])[: body.top_k]
         return by_key(candidates if selection == ATTENTION else body.top_k)
 
-    def find_and_load(load: Callable[[MemoryStore, Sequence[Hit]], Context]) -> Context:
+    load = _load_texts if as_text else _load_codes
+
+    def find_and_load() -> Context:
         """In one turn of a thread: on a busy server each turn costs more than the work."""
         hits = find()
         with watch.stage("load"):
-            return load(services.store, hits)
+            if selection == ATTENTION:
+                return _load_codes(services.store, hits, len(hits))
+            return load(services.store, hits, near_the_best(hits, margin))
 
+    found = await services.read(find_and_load)
     if selection != ATTENTION:
-        return await services.read(find_and_load, _load_texts if as_text else _load_codes)
-    best = await _rerank(services, body, await services.read(find_and_load, _load_codes), watch)
+        return found
+    best = await _rerank(services, body, found, watch)
+    read = near_the_best(best.hits, margin)
     if not as_text:
-        return best
+        return replace(best, codes=best.codes[:read])
     with watch.stage("load"):
-        return await services.read(_load_texts, services.store, best.hits)
+        return await services.read(_load_texts, services.store, best.hits, read)
+
+
+def near_the_best(hits: Sequence[Hit], margin: float | None) -> int:
+    """How many of the hits, best first, score at most ``margin`` below the first. None = all."""
+    if margin is None or not hits:
+        return len(hits)
+    return sum(hit.score >= hits[0].score - margin for hit in hits)
 
 
 async def _rerank(services: Services, body: QueryBody, found: Context, watch: Stopwatch) -> Context:
@@ -84,13 +105,14 @@ async def _rerank(services: Services, body: QueryBody, found: Context, watch: St
     )
 
 
-def _load_codes(store: MemoryStore, hits: Sequence[Hit]) -> Context:
-    return Context(hits, codes=store.load_codes([hit.memory for hit in hits]))
+def _load_codes(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
+    """``read``: how many of the hits, from the first, the LLM is given."""
+    return Context(hits, codes=store.load_codes([hit.memory for hit in hits[:read]]))
 
 
-def _load_texts(store: MemoryStore, hits: Sequence[Hit]) -> Context:
+def _load_texts(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
     texts = []
-    for hit in hits:
+    for hit in hits[:read]:
         text = store.passage_text(hit.memory)
         if text is None:
             raise ApiError(

@@ -13,7 +13,7 @@ import typer
 from clients.calls import QueryOptions
 from clients.cli.console import Bar, complain, progress_bar, say, say_columns
 from clients.cli.failures import USAGE, CommandError
-from clients.cli.options import CoarseSlots, Url, open_client
+from clients.cli.options import CoarseSlots, ScoreMargin, Url, open_client
 from clients.evaluation.data import QuestionSet, load_set
 from clients.evaluation.run import hardware
 from clients.loadtest import report
@@ -40,6 +40,7 @@ def bench(
     requests: Annotated[int, typer.Option("--requests", min=1)] = 50,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Not counted.")] = 3,
     top_k: Annotated[int, typer.Option("--top-k", min=1)] = 5,
+    score_margin: ScoreMargin = None,
     coarse_slots: CoarseSlots = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 16,
     ignore_eos: Annotated[
@@ -71,6 +72,8 @@ def bench(
         "max_new_tokens": max_new_tokens,
         "ignore_eos": ignore_eos,
     }
+    if score_margin is not None:
+        options["score_margin"] = score_margin
     if coarse_slots is not None:
         options["coarse_slots"] = coarse_slots
     with open_client(url) as client:
@@ -95,6 +98,9 @@ def bench(
             "SLO": f"TTFT {slo_ttft_ms:g} ms and e2e {slo_e2e_ms:g} ms",
             "model": endpoints[0].engine.model,
             "m": endpoints[0].engine.slots,
+            "score margin": endpoints[0].engine.score_margin
+            if score_margin is None
+            else score_margin,
             "m after the best": coarse_slots or endpoints[0].engine.coarse_slots,
             "dtype": endpoints[0].engine.dtype,
             "device": endpoints[0].engine.device,

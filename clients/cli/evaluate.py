@@ -10,7 +10,7 @@ import typer
 
 from clients.cli.console import complain, err, out, progress_bar, say
 from clients.cli.failures import USAGE, CommandError
-from clients.cli.options import CoarseSlots, Url, open_client
+from clients.cli.options import CoarseSlots, ScoreMargin, Url, open_client
 from clients.evaluation import report
 from clients.evaluation.data import load_set
 from clients.evaluation.plan import Plan, Setting
@@ -43,6 +43,7 @@ def evaluate(
     selection: Annotated[
         str | None, typer.Option("--selection", show_default="the server's")
     ] = None,
+    score_margin: ScoreMargin = None,
     coarse_slots: CoarseSlots = None,
     reconstruct: Annotated[
         int, typer.Option("--reconstruct", min=0, help="Documents to recite for ROUGE-L.")
@@ -72,6 +73,7 @@ def evaluate(
         concurrency=concurrency,
         top_k=top_k,
         selection=selection,
+        score_margin=score_margin,
         coarse_slots=coarse_slots,
         max_new_tokens=max_new_tokens,
         reconstruct=reconstruct,

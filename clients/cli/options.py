@@ -12,6 +12,15 @@ from clients.retries import RetryPolicy
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead.")]
 CollectionName = Annotated[str, typer.Option("--collection", help="Which collection.")]
+ScoreMargin = Annotated[
+    float | None,
+    typer.Option(
+        "--score-margin",
+        min=0.0,
+        help="Read the selected memories that score at most so far below the best.",
+        show_default="the server's",
+    ),
+]
 CoarseSlots = Annotated[
     int | None,
     typer.Option(

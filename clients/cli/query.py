@@ -11,7 +11,7 @@ import typer
 from clients.calls import QueryOptions
 from clients.cli.console import print_json, say, say_columns
 from clients.cli.failures import CommandError
-from clients.cli.options import AsJson, CoarseSlots, CollectionName, Url, open_client
+from clients.cli.options import AsJson, CoarseSlots, CollectionName, ScoreMargin, Url, open_client
 from clients.client import Client
 from clients.events import DeltaEvent, DoneEvent
 from clients.results import Answer, Context
@@ -41,6 +41,7 @@ def query(
             help="memory: z vectors; text: the same passages as text; none: closed book.",
         ),
     ] = "memory",
+    score_margin: ScoreMargin = None,
     coarse_slots: CoarseSlots = None,
     filters: Annotated[
         str | None,
@@ -57,6 +58,8 @@ def query(
         options["top_k"] = top_k
     if selection is not None:
         options["selection"] = selection
+    if score_margin is not None:
+        options["score_margin"] = score_margin
     if coarse_slots is not None:
         options["coarse_slots"] = coarse_slots
     if filters is not None:
@@ -88,14 +91,20 @@ def stream_answer(
 
 
 def print_sources(answer: Answer, context: Context) -> None:
-    """The memories used, best first, and where the time went."""
+    """The memories selected, best first, and where the time went."""
     if answer.memories:
         rows = [
-            (memory.document_id, str(memory.passage), f"{memory.score:.3f}", memory.title or "")
+            (
+                memory.document_id,
+                str(memory.passage),
+                f"{memory.score:.3f}",
+                "yes" if memory.read else "no",
+                memory.title or "",
+            )
             for memory in answer.memories
         ]
-        say("\nmemories used")
-        say_columns(("document", "passage", "score", "title"), rows)
+        say("\nmemories selected")
+        say_columns(("document", "passage", "score", "read", "title"), rows)
     elif context != "none":
         say("no memory matched")
     say(describe_cost(answer))

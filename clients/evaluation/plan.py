@@ -49,6 +49,7 @@ class Plan:
     concurrency: int = 1
     top_k: int = 5  # K
     selection: str | None = None  # None = the server's
+    score_margin: float | None = None  # of memories that are read; None = the server's
     coarse_slots: int | None = None  # of memories after the best; None = the server's
     max_new_tokens: int = 24
     reconstruct: int = 8  # documents recited for ROUGE-L
@@ -74,6 +75,8 @@ class Plan:
             options["top_k"] = self.top_k
             if self.selection is not None:
                 options["selection"] = self.selection
+            if self.score_margin is not None:
+                options["score_margin"] = self.score_margin
             if self.coarse_slots is not None:
                 options["coarse_slots"] = self.coarse_slots
         if setting.is_oracle:

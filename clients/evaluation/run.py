@@ -136,6 +136,7 @@ def _facts(
         "client_host": hardware(),
         "collection": plan.collection_name,
         "mode": plan.mode,
+        "score_margin": engine.score_margin if plan.score_margin is None else plan.score_margin,
         "coarse_slots": plan.coarse_slots or engine.coarse_slots,
         "selection": plan.selection or next(iter(engine.selections), None),
         "max_new_tokens": plan.max_new_tokens,

@@ -61,6 +61,7 @@ class EngineInfo:
     device: str
     context_tokens: int
     selections: tuple[str, ...]  # the first is what a query gets that names none
+    score_margin: float | None = None  # of memories read after attention; None = all selected
     coarse_slots: int | None = None  # of memories after the best, unless a query says; None = all
 
 

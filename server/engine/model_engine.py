@@ -81,6 +81,7 @@ class ModelEngine:
             device=core.device,
             context_tokens=core.context_tokens,
             selections=model.selections,
+            score_margin=model.score_margin,
             coarse_slots=model.coarse_slots,
         )
 

@@ -59,6 +59,7 @@ class MemoryOptions(BaseModel):
     top_k: int = Field(default=5, ge=1)
     selection: Literal["cosine", "router", "attention", "bm25", "hybrid"] | None = None
     context: Literal["memory", "text", "none"] | None = None
+    score_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     coarse_slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
     filters: dict[str, Any] | None = None
     read_after: str | None = None

@@ -76,6 +76,14 @@ class QueryBody(Body):
         description="What the LLM is given: the selected memories, the same passages as text, or "
         "nothing (closed book). By default memories; text where there are none.",
     )
+    score_margin: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Of the selected memories those are read whose score is at most so far below "
+        "the best's; a large margin reads all. By default what /version says for attention "
+        "(null = all), and all for other selections.",
+    )
     coarse_slots: int | None = Field(
         None,
         ge=1,

@@ -171,15 +171,18 @@ class SelectedMemory(BaseModel):
     score: float
     title: str | None
     metadata: Mapping[str, Any]
+    read: bool
+    """Whether the LLM was given it: its score is near enough to the best's."""
 
     @classmethod
-    def of(cls, hit: records.Hit) -> Self:
+    def of(cls, hit: records.Hit, *, read: bool) -> Self:
         return cls(
             document_id=hit.memory.document_id,
             passage=hit.memory.passage,
             score=hit.score,
             title=hit.title,
             metadata=hit.metadata,
+            read=read,
         )
 
 
@@ -210,6 +213,7 @@ class EngineResult(BaseModel):
     device: str
     context_tokens: int
     selections: list[str]
+    score_margin: float | None
     coarse_slots: int | None
 
     @classmethod
@@ -224,6 +228,7 @@ class EngineResult(BaseModel):
             device=info.device,
             context_tokens=info.context_tokens,
             selections=[*info.selections, *LEXICAL],
+            score_margin=info.score_margin,
             coarse_slots=info.coarse_slots,
         )
 

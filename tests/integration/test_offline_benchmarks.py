@@ -104,6 +104,15 @@ def test_answers_are_measured_beside_text_and_nothing(run: Run, selected_by: str
     assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
 
 
+def test_answers_from_those_that_score_near_the_best_are_measured_beside_the_same_as_text(
+    run: Run,
+) -> None:
+    reading = ["--top-k", "2", "--selection", "attention", "--coarse-slots", "1"]
+    printed = run(answers, "--sets", "toy-dev", *reading, "--score-margin", "0")
+    assert "| as text those that are read as memories |" in printed
+    assert "score margin 0.0, m = 4, after the best 1" in printed
+
+
 def test_answers_are_weighed_against_bytes(run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "pareto.png"
     printed = run(pareto, "--set", "toy-dev", "--slots", "2", "4", "--plot", str(picture))

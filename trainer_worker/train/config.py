@@ -121,6 +121,8 @@ class TrainConfig(_Strict):
     slots: int = Field(ge=1)
     """m that the bundle serves with; training varies it."""
     z_dim: int = Field(ge=1)
+    score_margin: float | None = Field(default=None, ge=0)
+    """Below the best's score down to which the bundle's service reads memories; None = all."""
     coarse_slots: int | None = Field(default=None, ge=1)
     """That each memory but the first is read in, while training and by the service; None = all."""
     layers: int = Field(ge=1)

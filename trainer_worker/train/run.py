@@ -100,6 +100,7 @@ def export_bundle(directory: Path, config: TrainConfig, networks: Networks) -> N
         layers=config.layers,
         template=config.template,
         trained=True,
+        score_margin=config.score_margin,
         coarse_slots=config.coarse_slots,
     )
     quantiser = networks.quantiser if networks.quantiser.is_fitted else None

@@ -315,7 +315,7 @@ def test_the_engine_describes_its_model(model: TinyReadingModel) -> None:
         assert (info.model, info.dtype, info.device) == ("tiny", "float32", "cpu")
         assert (info.spec.fingerprint, info.spec.slots, info.spec.z_dim) == ("tiny-1", SLOTS, Z_DIM)
         assert (info.context_tokens, info.selections) == (512, ("attention", "cosine"))
-        assert info.coarse_slots == model.coarse_slots
+        assert (info.coarse_slots, info.score_margin) == (model.coarse_slots, model.score_margin)
 
     with_engine(model, body)
 

@@ -26,6 +26,7 @@ class TinyReadingModel:
     context_tokens = 512
     selections = ("attention", "cosine")
     coarse_slots = 2
+    score_margin = 0.1
 
     def __init__(self, directory: Path, lm: PreTrainedModel | None = None) -> None:
         self.lm = lm or AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()

@@ -46,6 +46,14 @@ class RerankingEngine(DummyEngine):
         return replace(super().info, selections=("attention", "router", "cosine"))
 
 
+class MarginEngine(DummyEngine):
+    """Reads, after re-ranking, what scores as well as the best unless a query says otherwise."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, selections=("attention", "router", "cosine"), score_margin=0.0)
+
+
 class CoarseEngine(DummyEngine):
     """Reads memories after the best in fewer slots unless a query says otherwise."""
 

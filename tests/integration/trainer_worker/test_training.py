@@ -164,7 +164,9 @@ def test_a_reader_may_learn_from_memories_after_the_first_in_fewer_slots(
     tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
     """As the service gives them, and the bundle says so."""
-    run = config(tiny_model, TEXT, MEMORY).model_copy(update={"coarse_slots": 2})
+    run = config(tiny_model, TEXT, MEMORY).model_copy(
+        update={"coarse_slots": 2, "score_margin": 0.5}
+    )
     made = trainer(run, data, tmp_path / "half")
     codes = {number: torch.randn(4, run.z_dim) for number in (0, 1)}
     rows = [Row((0, 1), (), ())]
@@ -173,7 +175,8 @@ def test_a_reader_may_learn_from_memories_after_the_first_in_fewer_slots(
     assert len(coarse) == len(whole) - 2
     bundle = train_bundle(run, data, tmp_path / "run")
     base = load_base(run.model, cache=tmp_path, device="cpu")
-    assert load_bundle(bundle, base).config.coarse_slots == 2
+    trained = load_bundle(bundle, base).config
+    assert (trained.coarse_slots, trained.score_margin) == (2, 0.5)
 
 
 def test_rows_may_ask_about_their_first_passage_only(

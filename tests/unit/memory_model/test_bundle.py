@@ -237,7 +237,8 @@ def test_how_several_memories_are_read_is_not_part_of_what_one_depends_on(
     tiny_bundle: Bundle,
 ) -> None:
     config = tiny_bundle.config
-    assert config.model_copy(update={"coarse_slots": 2}).fingerprint == config.fingerprint
+    reading = {"coarse_slots": 2, "score_margin": 0.1}
+    assert config.model_copy(update=reading).fingerprint == config.fingerprint
     assert config.model_copy(update={"slots": 2}).fingerprint != config.fingerprint
 
 
