@@ -1,10 +1,10 @@
 """What reading memories costs against reading text: the same LLM, questions and server, paired.
 
-Every question is asked three ways in a shuffled order: from K = 5 memories, from the same five
-passages as text in the prompt, and closed book. Times are the client's, over a real socket, from
-sending the request to the first piece of text (TTFT) and to the last event (e2e). Text is given its
-passages for free here (no embedder, no vector database): this is the rival's best case. The full
-load test against a RAG endpoint comes with ``paramem bench``.
+Every question is asked three ways in a shuffled order: from K = 5 memories, all of which are read,
+from the same five passages as text in the prompt, and closed book. Times are the client's, over a
+real socket, from sending the request to the first piece of text (TTFT) and to the last event (e2e).
+Text is given its passages for free here (no embedder, no vector database): this is the rival's best
+case. The full load test against a RAG endpoint comes with ``paramem bench``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from clients.results import Context
 
 TOP_K = 5
 NEW_TOKENS = 16
+READ_ALL = 100.0  # a margin beyond any score's
 DOCUMENTS_PER_PASSAGE = 2  # two demo documents make one passage of about 150 tokens
 CONTEXTS: tuple[Context, ...] = ("memory", "text", "none")
 
@@ -91,7 +92,11 @@ def ask(client: Client, question: str, context: Context) -> Timing:
     started = time.perf_counter()
     first = 0.0
     with client.query_stream(
-        question, top_k=TOP_K, max_new_tokens=NEW_TOKENS, context=context
+        question,
+        top_k=TOP_K,
+        score_margin=READ_ALL,
+        max_new_tokens=NEW_TOKENS,
+        context=context,
     ) as events:
         for event in events:
             if isinstance(event, DeltaEvent) and not first:

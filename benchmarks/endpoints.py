@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contexts import long_documents
+from benchmarks.contexts import READ_ALL, long_documents
 from benchmarks.results import RESULTS
 from clients.calls import QueryOptions
 from clients.demo import demo_questions, demo_server
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--top-k", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--new-tokens", type=int, nargs="+", default=[16])
+    parser.add_argument(
+        "--score-margin", type=float, nargs="+", default=[None], help="default the server's"
+    )
     parser.add_argument(
         "--coarse-slots", type=int, nargs="+", default=[None], help="default the server's"
     )
@@ -72,11 +75,16 @@ def main() -> None:
             prepare_endpoint(name, url, questions.documents, COLLECTION, _silent)
             for name, url in urls.items()
         ]
+        engine = endpoints[0].engine
         tell_about(tell, endpoints, questions, ignore_eos=arguments.ignore_eos)
         grid = itertools.product(
-            arguments.top_k, arguments.coarse_slots, arguments.new_tokens, arguments.concurrency
+            arguments.top_k,
+            arguments.score_margin,
+            arguments.coarse_slots,
+            arguments.new_tokens,
+            arguments.concurrency,
         )
-        for top_k, coarse_slots, new_tokens, concurrency in grid:
+        for top_k, margin, coarse_slots, new_tokens, concurrency in grid:
             number = max(arguments.requests, concurrency)
             schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
             options: QueryOptions = {
@@ -85,13 +93,18 @@ def main() -> None:
                 "max_new_tokens": new_tokens,
                 "ignore_eos": arguments.ignore_eos,
             }
-            coarse_slots = coarse_slots or endpoints[0].engine.coarse_slots
+            ours = options.copy()  # a RAG reads all that it finds
+            if margin is not None:
+                ours["score_margin"] = margin
             if coarse_slots is not None:
-                options["coarse_slots"] = coarse_slots
+                ours["coarse_slots"] = coarse_slots
             cell = [
-                asyncio.run(replay_on(url, schedule, questions, options)) for url in urls.values()
+                asyncio.run(replay_on(urls["memory"], schedule, questions, ours)),
+                asyncio.run(replay_on(urls["RAG"], schedule, questions, options)),
             ]
-            load = f"{top_k} | {coarse_slots or 'all'} | {new_tokens} | {concurrency}"
+            margin = engine.score_margin if margin is None else margin
+            load = f"{top_k} | {told(margin)} | {told(coarse_slots or engine.coarse_slots)}"
+            load += f" | {new_tokens} | {concurrency}"
             for line in rows(list(urls), load, cell):
                 tell(line)
     if arguments.append:
@@ -131,11 +144,11 @@ def tell_about(
             f"catalogue are the same); {endpoint.documents_per_s or 0:.1f} documents/s written"
         )
     tell(
-        "\n| K | slots after the best | new tokens | concurrency | endpoint | positions "
-        "| TTFT p50 / p99 ms | e2e p50 / p99 ms | requests/s | tokens/s | errors "
+        "\n| K | score margin | slots after the best | new tokens | concurrency | endpoint "
+        "| positions | TTFT p50 / p99 ms | e2e p50 / p99 ms | requests/s | tokens/s | errors "
         "| TTFT ratio | e2e ratio | throughput ratio |"
     )
-    tell("|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    tell("|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
 def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:
@@ -152,6 +165,11 @@ def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]
         f"| {errors(found)} | {ratio} |"
         for name, found, ratio in zip(names, figures, told, strict=True)
     ]
+
+
+def told(option: float | None) -> str:
+    """Of what is read."""
+    return "all" if option is None or option >= READ_ALL else str(option)
 
 
 def latency(found: Figures, what: str) -> str:

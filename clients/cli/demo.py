@@ -120,6 +120,7 @@ def ask(client: Client, question: DemoQuestion) -> Answers:
             used = ", ".join(
                 f"{memory.title or memory.document_id} ({memory.score:.2f})"
                 for memory in answer.memories[:SHOWN_MEMORIES]
+                if memory.read
             )
             say(f"           from {used or 'no memory'}")
         say(f"           {describe_cost(answer)}")
@@ -135,7 +136,7 @@ def show_verdict(questions: Sequence[DemoQuestion], asked: Sequence[Answers]) ->
         right = {context: question.is_answered_by(answers[context].answer) for context in CONTEXTS}
         for context, hit in right.items():
             counts[context] += hit
-        read = [memory.document_id for memory in answers["memory"].memories]
+        read = [memory.document_id for memory in answers["memory"].memories if memory.read]
         found = question.document in read
         rows.append((*(_mark(hit) for hit in (*right.values(), found)), question.question))
     say("")

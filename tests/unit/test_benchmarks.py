@@ -52,12 +52,12 @@ def test_the_contexts_benchmark_compares_the_same_questions() -> None:
 @pytest.mark.model
 def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
     grid = ["--concurrency", "1", "4", "--top-k", "2", "--requests", "4", "--ignore-eos"]
-    grid += ["--new-tokens", "3", "5", "--coarse-slots", "2"]
+    grid += ["--new-tokens", "3", "5", "--coarse-slots", "2", "--score-margin", "100"]
     table = run("-m", "benchmarks.endpoints", *grid, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 2 |")]
-    cells = itertools.product(("2",), ("3", "5"), ("1", "4"), ("memory", "RAG"))
-    assert [tuple(row[1:5]) for row in rows] == list(cells)
-    assert {row[10] for row in rows} == {"0"}  # errors
+    cells = itertools.product(("all",), ("2",), ("3", "5"), ("1", "4"), ("memory", "RAG"))
+    assert [tuple(row[1:6]) for row in rows] == list(cells)
+    assert {row[11] for row in rows} == {"0"}  # errors
     assert "- RAG: " in table
 
 

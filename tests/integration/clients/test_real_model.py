@@ -30,4 +30,5 @@ def test_write_restart_and_query_give_the_same_streamed_answer(tmp_path: Path) -
         [memory.score for memory in second.memories]
     )
     assert first.memories[0].document_id == demo_questions()[0].document
-    assert first.usage.memory_slots == 3 * 64
+    assert first.usage.memory_slots == 64 * sum(memory.read for memory in first.memories)
+    assert len(first.memories) == 3
