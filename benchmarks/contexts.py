@@ -23,13 +23,13 @@ from pathlib import Path
 
 from benchmarks.results import RESULTS, publish
 from clients import Client, DeltaEvent, Document
+from clients.calls import READ_ALL
 from clients.demo import demo_documents, demo_questions, demo_server
 from clients.evaluation.bootstrap import estimate, percentile
 from clients.results import Context
 
 TOP_K = 5
 NEW_TOKENS = 16
-READ_ALL = 100.0  # a margin beyond any score's
 DOCUMENTS_PER_PASSAGE = 2  # two demo documents make one passage of about 150 tokens
 CONTEXTS: tuple[Context, ...] = ("memory", "text", "none")
 

@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -24,9 +25,9 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contexts import READ_ALL, long_documents
+from benchmarks.contexts import long_documents
 from benchmarks.results import RESULTS
-from clients.calls import QueryOptions
+from clients.calls import READ_ALL, QueryOptions
 from clients.demo import demo_questions, demo_server
 from clients.evaluation.data import EvalDocument, Question, QuestionSet, load_set
 from clients.loadtest.endpoint import Endpoint, prepare_endpoint
@@ -136,7 +137,8 @@ def tell_about(
         f"passages; {'exactly' if ignore_eos else 'at most'} so many new tokens; closed loop; "
         f"torch {version('torch')}, "
         f"transformers {version('transformers')}. Ratios are RAG / memory of medians (throughput: "
-        "memory / RAG) with 95 % bootstrap intervals. Command: `make bench`.\n"
+        "memory / RAG) with 95 % bootstrap intervals. Command: `"
+        f"{shlex.join(['python', '-m', 'benchmarks.endpoints', *sys.argv[1:]])}`.\n"
     )
     for endpoint in endpoints:
         tell(

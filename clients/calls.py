@@ -40,6 +40,10 @@ JSON = {"Content-Type": "application/json"}
 EVENTS = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 
 
+READ_ALL = 100.0
+"""A score margin beyond any score's: every memory that is selected is read."""
+
+
 class WriteOptions(TypedDict, total=False):
     """The fields of a document beside its text, as keyword arguments of ``write``."""
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from clients.calls import QueryOptions
+from clients.calls import READ_ALL, QueryOptions
 from clients.evaluation.data import Question
 from clients.results import CodeFormat, Context, WriteMode
 
@@ -81,4 +81,5 @@ class Plan:
                 options["coarse_slots"] = self.coarse_slots
         if setting.is_oracle:
             options["filters"] = {"document_id": list(question.doc_ids)}
+            options["score_margin"] = READ_ALL  # all of them are gold
         return options

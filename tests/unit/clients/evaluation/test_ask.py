@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from clients import AsyncClient, ConnectionError
+from clients.calls import READ_ALL
 from clients.evaluation.ask import AskedQuestion, ask_questions
 from clients.evaluation.data import Question
 from clients.evaluation.measure import SettingResult
@@ -66,6 +67,7 @@ def test_each_setting_asks_in_its_own_way(setting: Setting, context: str, is_ora
     assert body["context"] == context
     assert body["collection"] == "eval-s-fast"
     assert body.get("filters") == ({"document_id": ["d1", "d9"]} if is_oracle else None)
+    assert body.get("score_margin") == (READ_ALL if is_oracle else None)
     assert ("top_k" in body) == (setting is not Setting.CLOSED)
 
 
