@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.command import bundle_parser, say
@@ -37,6 +36,7 @@ from memory_model.bundle import TEXT_ADAPTER
 from memory_model.coarsening import coarsen
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
+from server.selection import near_the_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,7 @@ def main() -> None:
     base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
     say(
         f"K = {arguments.top_k} by {selection}, score margin {margin}, m = {slots}, after the best "
-        f"{coarse_slots}, "
-        f"d = {z_dim}, {base.dtype} on {base.device}, greedy\n"
+        f"{coarse_slots}, d = {z_dim}, {base.dtype} on {base.device}, greedy\n"
     )
     say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
     say("|---|--:|--:|---|--:|--:|--:|--:|--:|")
@@ -160,8 +159,7 @@ def rank(
     if selection == "attention":
         codes = model.compress([passage.token_ids for passage in corpus.passages])
         ranking, scores = rank_by_attention(model, keys, codes, asked, k)
-        near = scores >= scores[:, :1] - (np.inf if margin is None else margin)  # (Q, k)
-        return ranking, near.sum(axis=1).tolist()
+        return ranking, [near_the_best(row, margin) for row in scores.tolist()]
     return rank_by_keys(model, keys, asked, k), [k] * len(asked)
 
 
@@ -191,7 +189,8 @@ def answer(
     ]
     if min(read) < selected.shape[1]:
         some = read_texts(text, corpus, selected, read)
-        rows.append(Row("as text those that are read as memories", text_bytes, None, some))
+        recall = corpus.recall(selected)  # of what was selected, as in the rows of memories
+        rows.append(Row("as text those that are read as memories", text_bytes, recall, some))
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
     codes = compress_ranked(memory, corpus, selected, slots)
     quantiser = memory.bundle.slot_quantiser

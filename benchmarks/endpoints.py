@@ -94,11 +94,11 @@ def main() -> None:
                 "max_new_tokens": new_tokens,
                 "ignore_eos": arguments.ignore_eos,
             }
-            ours = options.copy()  # a RAG reads all that it finds
-            if margin is not None:
-                ours["score_margin"] = margin
-            if coarse_slots is not None:
-                ours["coarse_slots"] = coarse_slots
+            ours: QueryOptions = {  # a RAG reads all that it finds
+                **options,
+                "score_margin": margin,
+                "coarse_slots": coarse_slots,
+            }
             cell = [
                 asyncio.run(replay_on(urls["memory"], schedule, questions, ours)),
                 asyncio.run(replay_on(urls["RAG"], schedule, questions, options)),
@@ -133,10 +133,9 @@ def tell_about(
         f"{engine.model}, {engine.dtype} on {engine.device} ({os.cpu_count()} cores, "
         f"{platform.machine()}); m = {engine.slots}, d = {engine.z_dim}; RAG: "
         f"the same LLM with its text reader, all-MiniLM-L6-v2, FAISS; {questions.name}, "
-        f"{endpoints[0].passages} "
-        f"passages; {'exactly' if ignore_eos else 'at most'} so many new tokens; closed loop; "
-        f"torch {version('torch')}, "
-        f"transformers {version('transformers')}. Ratios are RAG / memory of medians (throughput: "
+        f"{endpoints[0].passages} passages; {'exactly' if ignore_eos else 'at most'} so many new "
+        f"tokens; closed loop; torch {version('torch')}, transformers "
+        f"{version('transformers')}. Ratios are RAG / memory of medians (throughput: "
         "memory / RAG) with 95 % bootstrap intervals. Command: `"
         f"{shlex.join(['python', '-m', 'benchmarks.endpoints', *sys.argv[1:]])}`.\n"
     )
@@ -157,15 +156,15 @@ def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]
     """Of one cell. An endpoint that refused every request has no latency."""
     figures = [Figures.of(replayed, SLO) for replayed in cell]
     ratios = latency_ratios(cell[0], cell[1])
-    told = ["– | – | –", "| |"]
+    compared = ["– | – | –", "| |"]
     if ratios:
         throughput = throughput_ratio(*figures)
-        told[0] = f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}"
+        compared[0] = f"{ratios['ttft']:.2f} | {ratios['e2e']:.2f} | {throughput:.2f}"
     return [
         f"| {load} | {name} | {found.prompt_positions:.0f} | {latency(found, 'ttft')} "
         f"| {latency(found, 'e2e')} | {found.requests_per_s:.2f} | {found.tokens_per_s:.1f} "
         f"| {errors(found)} | {ratio} |"
-        for name, found, ratio in zip(names, figures, told, strict=True)
+        for name, found, ratio in zip(names, figures, compared, strict=True)
     ]
 
 

@@ -62,8 +62,8 @@ class QueryOptions(TypedDict, total=False):
     top_k: int  # K
     selection: str
     context: Context
-    score_margin: float
-    coarse_slots: int
+    score_margin: float | None
+    coarse_slots: int | None
     filters: Mapping[str, Any]
     max_new_tokens: int
     ignore_eos: bool

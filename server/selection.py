@@ -70,24 +70,24 @@ async def select(
         with watch.stage("load"):
             if selection == ATTENTION:
                 return _load_codes(services.store, hits, len(hits))
-            return load(services.store, hits, near_the_best(hits, margin))
+            return load(services.store, hits, near_the_best([hit.score for hit in hits], margin))
 
     found = await services.read(find_and_load)
     if selection != ATTENTION:
         return found
     best = await _rerank(services, body, found, watch)
-    read = near_the_best(best.hits, margin)
+    read = near_the_best([hit.score for hit in best.hits], margin)
     if not as_text:
         return replace(best, codes=best.codes[:read])
     with watch.stage("load"):
         return await services.read(_load_texts, services.store, best.hits, read)
 
 
-def near_the_best(hits: Sequence[Hit], margin: float | None) -> int:
-    """How many of the hits, best first, score at most ``margin`` below the first. None = all."""
-    if margin is None or not hits:
-        return len(hits)
-    return sum(hit.score >= hits[0].score - margin for hit in hits)
+def near_the_best(scores: Sequence[float], margin: float | None) -> int:
+    """How many of the scores, best first, are at most ``margin`` below the first. None = all."""
+    if margin is None:
+        return len(scores)
+    return sum(score >= scores[0] - margin for score in scores)
 
 
 async def _rerank(services: Services, body: QueryBody, found: Context, watch: Stopwatch) -> Context:

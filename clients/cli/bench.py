@@ -71,11 +71,9 @@ def bench(
         "top_k": top_k,
         "max_new_tokens": max_new_tokens,
         "ignore_eos": ignore_eos,
+        "score_margin": score_margin,
+        "coarse_slots": coarse_slots,
     }
-    if score_margin is not None:
-        options["score_margin"] = score_margin
-    if coarse_slots is not None:
-        options["coarse_slots"] = coarse_slots
     with open_client(url) as client:
         urls = [client.url, *([rival] if rival else [])]
     endpoints, replayed = [], []

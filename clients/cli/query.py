@@ -53,15 +53,16 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Ask a question; the answer streams, then the memories it was made from and the timings."""
-    options: QueryOptions = {"collection": collection, "context": context}
+    options: QueryOptions = {
+        "collection": collection,
+        "context": context,
+        "score_margin": score_margin,
+        "coarse_slots": coarse_slots,
+    }
     if top_k is not None:
         options["top_k"] = top_k
     if selection is not None:
         options["selection"] = selection
-    if score_margin is not None:
-        options["score_margin"] = score_margin
-    if coarse_slots is not None:
-        options["coarse_slots"] = coarse_slots
     if filters is not None:
         options["filters"] = parse_filters(filters)
     if max_new_tokens is not None:

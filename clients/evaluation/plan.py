@@ -75,10 +75,8 @@ class Plan:
             options["top_k"] = self.top_k
             if self.selection is not None:
                 options["selection"] = self.selection
-            if self.score_margin is not None:
-                options["score_margin"] = self.score_margin
-            if self.coarse_slots is not None:
-                options["coarse_slots"] = self.coarse_slots
+            options["score_margin"] = self.score_margin
+            options["coarse_slots"] = self.coarse_slots
         if setting.is_oracle:
             options["filters"] = {"document_id": list(question.doc_ids)}
             options["score_margin"] = READ_ALL  # all of them are gold

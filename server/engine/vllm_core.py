@@ -153,7 +153,7 @@ class VllmCore:
                 max_tokens=request.max_new_tokens,
                 temperature=request.temperature,
                 seed=request.seed,
-                stop_token_ids=([] if request.ignore_eos else sorted(self._model.stop_token_ids)),
+                stop_token_ids=[] if request.ignore_eos else sorted(self._model.stop_token_ids),
             ),
             uuid.uuid4().hex,
         )

@@ -15,7 +15,8 @@ from memory_store.store import MemoryStore
 from paramem.settings import Settings, load_settings
 from server.app import create_app
 from server.engine.generator import Generator
-from tests.integration.server.hash_worker import SPEC, HashWorker
+from tests.integration.server.hash_worker import SPEC, HashWorker, work_all
+from tests.integration.server.questions import FERRY, ORCHARD
 
 MakeClient = Callable[..., TestClient]
 
@@ -113,3 +114,13 @@ def error_of(answer: Any, status: int) -> dict[str, Any]:
     assert error["request_id"] == answer.headers["X-Request-ID"]
     assert "Traceback" not in answer.text
     return error
+
+
+@pytest.fixture
+def stocked(client: TestClient, store: MemoryStore) -> TestClient:
+    """Two documents in the default collection, no worker running."""
+    for document_id, text, year in (("ferry", FERRY, 2024), ("orchard", ORCHARD, 2025)):
+        body = {"text": text, "id": document_id, "metadata": {"year": year}, "mode": "fast"}
+        client.post("/write", json={**body, "title": document_id.title()})
+    work_all(store)
+    return client
