@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from baselines.encoder import SentenceEncoder
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
+from server.engine.cores import helper_thread
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
@@ -40,7 +40,7 @@ class RagEngine:
         self._settings = settings
         self._llm = llm
         self._encoder: SentenceEncoder | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._thread = helper_thread(settings, "encoder")
 
     async def start(self) -> None:
         await self._llm.start()

@@ -46,11 +46,11 @@ class Compressor(nn.Module):
         self.register_buffer("state_scale", torch.ones(base.hidden_size))
         self.token_information: torch.Tensor  # (V,) what a token holds; all alike = even windows
         self.register_buffer("token_information", torch.ones(len(base.embedding_table)))
-        self._encoder = Encoder(base, trunk or first_layers(base.lm, layers))
+        self.encoder = Encoder(base, trunk or first_layers(base.lm, layers))
 
     def read(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Run the first layers. Returns: a reading whose states are scaled."""
-        reading = self._encoder(token_ids)
+        reading = self.encoder(token_ids)
         return replace(reading, states=reading.states * self.state_scale)
 
     def compress(

@@ -39,17 +39,17 @@ class Encoder:
 
     def __init__(self, base: BaseModel, trunk: Any) -> None:
         """``trunk``: what :func:`first_layers` gives, perhaps with an adapter in it."""
-        self._trunk = trunk
+        self.trunk = trunk
         self._pad_id = base.tokenizer.pad_token_id or 0
 
     def __call__(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Run the layers on B passages of at least one token each."""
         ids, mask = self._pad(token_ids)
-        embedded = self._trunk.get_input_embeddings()(ids)  # (B, L, h)
+        embedded = self.trunk.get_input_embeddings()(ids)  # (B, L, h)
         lowest = torch.finfo(embedded.dtype).min
         attention = torch.where(mask, 0.0, lowest).to(embedded.dtype)  # (B, L)
         attention = attention[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # (B, 1, L, L)
-        output = self._trunk(
+        output = self.trunk(
             inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
         )
         return Reading(ids, embedded.float(), output.last_hidden_state.float(), mask)
@@ -62,7 +62,7 @@ class Encoder:
         for row, tokens in enumerate(token_ids):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True
-        device = self._trunk.get_input_embeddings().weight.device
+        device = self.trunk.get_input_embeddings().weight.device
         return ids.to(device), mask.to(device)
 
 

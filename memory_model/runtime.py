@@ -21,6 +21,7 @@ from memory_model.bundle import (
 )
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
+from memory_model.packed_linear import pack_linears
 from memory_model.reader import Reader
 from paramem.settings import DEFAULT_MODEL, UNTRAINED, EngineKind, ReaderKind, Settings
 
@@ -189,6 +190,12 @@ class ReadingModel:
             memories = [torch.from_numpy(code).to(self.device) for code in codes]
             return self._reader.memory_prompt(query, memories)
         return self._reader.text_prompt(query or "", texts)
+
+    def pack(self) -> None:
+        """Lay the LLM's weights out for fast forwards; they cannot be saved afterwards."""
+        encoders = (self.bundle.compressor.encoder, self.bundle.selector.encoder)
+        for module in (self.lm, *(encoder.trunk for encoder in encoders)):
+            pack_linears(module)
 
     def forget_layers(self) -> None:
         """Free what only generating needs: the LLM's layers and output head. What selection and

@@ -35,7 +35,7 @@ class Selector(nn.Module):
         self.key_head = nn.Linear(base.hidden_size, key_dim)
         self.query_head = nn.Linear(base.hidden_size, key_dim)
         self.reranker = Reranker(key_dim)
-        self._encoder = Encoder(base, first_layers(base.lm, LAYERS, own_weights=own_weights))
+        self.encoder = Encoder(base, first_layers(base.lm, LAYERS, own_weights=own_weights))
         self._tokenize = base.tokenize
 
     def features(self, texts: Sequence[str]) -> torch.Tensor:
@@ -43,7 +43,7 @@ class Selector(nn.Module):
 
         No text may be empty.
         """
-        return self._encoder([self._tokenize(text.lower()) for text in texts]).pooled()
+        return self.encoder([self._tokenize(text.lower()) for text in texts]).pooled()
 
     def keys(self, passages: Sequence[str]) -> torch.Tensor:
         """What the index holds of B passages. Returns: (B, d) unit norm."""

@@ -26,6 +26,7 @@ from clients.cli import (
 )
 from clients.cli.console import complain, say
 from clients.cli.failures import FAILED, OneLineErrors
+from clients.cli.openmp import sleep_while_waiting
 from paramem import __version__
 
 app = typer.Typer(
@@ -79,8 +80,7 @@ def options(
 
 def main() -> None:
     """Entry point. Even a bug ends in one line; PARAMEM_LOG_LEVEL=DEBUG shows where it is."""
-    # server and worker share the cores: OpenMP threads that spin while they wait slow both tenfold
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sleep_while_waiting()
     try:
         app()
     except Exception as error:

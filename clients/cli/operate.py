@@ -14,6 +14,7 @@ import typer
 
 from clients.cli.console import print_json, progress_bar, say, say_columns
 from clients.cli.failures import FAILED, CommandError, OneLineErrors
+from clients.cli.openmp import spin_while_waiting
 from clients.cli.options import AsJson, Home, Host, Port
 from clients.cli.refusals import refusals
 from clients.cli.supervisor import Supervisor, free_port
@@ -55,6 +56,7 @@ def supervise(settings: Settings, *, server: Sequence[str], worker: Sequence[str
 def serve(host: Host = None, port: Port = None, home: Home = None) -> None:
     """Run the HTTP server alone."""
     settings = load_settings(host=host, port=port, home=home)
+    spin_while_waiting()
     with refusals():
         from server.run import run_server
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from clients.cli.console import say
+from clients.cli.openmp import spin_while_waiting
 from clients.cli.operate import supervise
 from clients.cli.options import Home, Host, Port
 from clients.cli.refusals import refusals
@@ -30,6 +31,8 @@ def rag(host: Host = None, port: Port = None, home: Home = None, role: Role = "b
             server=["rag", "--role", "server"],
             worker=["rag", "--role", "worker"],
         )
+    if role == "server":
+        spin_while_waiting()
     with refusals():
         from baselines.rag import run_rag_worker, serve_rag
 

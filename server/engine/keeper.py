@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -82,7 +83,10 @@ class Keeper:
 
     async def _renew(self) -> None:
         began = time.monotonic()
-        self._making = asyncio.ensure_future(asyncio.to_thread(self._make))
+        maker = ThreadPoolExecutor(1, "engine-start")
+        loop = asyncio.get_running_loop()
+        self._making = asyncio.ensure_future(loop.run_in_executor(maker, self._make))
+        maker.shutdown(wait=False)  # its thread ends with the work: see cores.py
         self._core = await asyncio.shield(self._making)
         self._made_at = time.monotonic()
         self._start_s = self._made_at - began

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.core import Core
+from server.engine.cores import helper_thread
 from server.engine.generator import (
     ATTENTION,
     EngineInfo,
@@ -42,8 +42,7 @@ class ModelEngine:
         self._start_core = start_core
         self._model: ReadingModel | None = None
         self._keeper = Keeper(self._make_core)
-        # One thread: more of them computing beside the engine thread only fight over the cores.
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="engine-helper")
+        self._helper = helper_thread(settings, "engine-helper")
 
     def _make_core(self) -> Core:
         if self._model is None:

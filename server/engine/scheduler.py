@@ -19,6 +19,7 @@ from memory_model.device_loss import is_lost
 from server.engine.answer import Answer
 from server.engine.batch import Batch
 from server.engine.core import died
+from server.engine.cores import use_cores
 from server.engine.detokenizer import Detokenizer
 from server.engine.generator import (
     EngineError,
@@ -42,8 +43,10 @@ has more: those who decode already should not stand still while a crowd comes in
 class Scheduler:
     """Runs requests in one thread of its own. Implements ``Core``; methods are thread-safe."""
 
-    def __init__(self, model: ReadingModel, *, max_batch_size: int) -> None:
+    def __init__(self, model: ReadingModel, *, max_batch_size: int, num_threads: int) -> None:
+        """``num_threads``: that torch computes with here."""
         self._model = model
+        self._num_threads = num_threads
         self._max_batch_size = max_batch_size
         self._batch = Batch(model.lm)
         self._running: list[Answer] = []
@@ -116,6 +119,7 @@ class Scheduler:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
+        use_cores(self._num_threads)
         try:
             with torch.inference_mode():
                 while self._wait_for_work():

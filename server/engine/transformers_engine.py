@@ -25,7 +25,9 @@ def load_reading_model(settings: Settings) -> ReadingModel:
     # these imports take seconds too: not in the event loop
     from memory_model.runtime import ReadingModel, open_bundle
 
-    return ReadingModel(open_bundle(settings))
+    model = ReadingModel(open_bundle(settings))
+    model.pack()
+    return model
 
 
 class TransformersEngine(ModelEngine):
@@ -38,6 +40,7 @@ class TransformersEngine(ModelEngine):
         load_model: Callable[[Settings], ReadingModel] = load_reading_model,
     ) -> None:
         super().__init__(settings, load_model, self._start_scheduler)
+        self._num_threads = settings.num_threads or torch.get_num_threads()
 
     def _start_scheduler(self, model: ReadingModel) -> Scheduler:
         with torch.inference_mode():
@@ -46,4 +49,8 @@ class TransformersEngine(ModelEngine):
             batch = Batch(model.lm)
             batch.join([token, token.expand(2, -1)])
             batch.step([0, 0])
-        return Scheduler(model, max_batch_size=self._settings.max_batch_size)
+        return Scheduler(
+            model,
+            max_batch_size=self._settings.max_batch_size,
+            num_threads=self._num_threads,
+        )

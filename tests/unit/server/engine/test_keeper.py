@@ -209,3 +209,21 @@ def test_a_core_whose_device_is_lost_is_not_replaced(alive: bool) -> None:
         assert maker.calls == 1
 
     run(maker, body)
+
+
+def test_the_thread_that_starts_a_core_ends_with_it() -> None:
+    """What it computed with would wait beside the engine's own for as long as it lives."""
+    maker = Maker()
+    starters: list[threading.Thread] = []
+
+    def make() -> FakeCore:
+        starters.append(threading.current_thread())
+        return maker()
+
+    async def main() -> None:
+        keeper = Keeper(make)
+        await keeper.start()
+        await until(lambda: not starters[0].is_alive())
+        await keeper.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
