@@ -49,5 +49,5 @@ def _gains(weight: torch.Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype is torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
