@@ -94,7 +94,7 @@ def load_base(
     """
     path = library.pull(name, cache)
     entry = library.show(str(path), cache)
-    place = torch.device(_device(device))
+    place = torch.device(chosen_device(device))
     chosen = _quantization(quantization, place, entry)
     options: dict[str, Any] = {"dtype": chosen_dtype(dtype, place, entry)}
     if chosen == "nf4":
@@ -121,7 +121,8 @@ def load_base(
     )
 
 
-def _device(device: str) -> str:
+def chosen_device(device: str) -> str:
+    """What ``auto`` is on this machine; anything else as given."""
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"

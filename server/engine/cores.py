@@ -13,14 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from memory_model.base import chosen_device
 from paramem.settings import EngineKind, Settings
 
 
 def helper_thread(settings: Settings, name: str) -> ThreadPoolExecutor:
-    """A thread for what comes before generating. It has one core, unless the LLM runs elsewhere."""
-    if settings.engine is EngineKind.VLLM:
-        return ThreadPoolExecutor(1, name)
-    return ThreadPoolExecutor(1, name, initializer=use_cores, initargs=(1,))
+    """A thread for what comes before generating. It has one core, unless the LLM computes on other
+    ones: in a process of its own, or on an accelerator."""
+    shares = settings.engine is not EngineKind.VLLM and chosen_device(settings.device) == "cpu"
+    if shares:
+        return ThreadPoolExecutor(1, name, initializer=use_cores, initargs=(1,))
+    return ThreadPoolExecutor(1, name)
 
 
 def use_cores(number: int) -> None:

@@ -43,14 +43,20 @@ def seen_after(work: Callable[[], None], between: Callable[[], None]) -> int:
 
 
 def test_a_helper_has_one_core(tmp_path: Path) -> None:
-    with helper_thread(Settings(home=tmp_path), "helper") as helper:
+    with helper_thread(Settings(home=tmp_path, device="cpu"), "helper") as helper:
         assert helper.submit(torch.get_num_threads).result() == 1
 
 
-def test_a_helper_has_all_where_the_llm_runs_in_another_process(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, engine=EngineKind.VLLM)
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [(EngineKind.VLLM, "cpu"), (EngineKind.TRANSFORMERS, "cuda")],
+    ids=["in another process", "on an accelerator"],
+)
+def test_a_helper_has_all_where_the_llm_computes_elsewhere(
+    tmp_path: Path, engine: EngineKind, device: str
+) -> None:
     torch.set_num_threads(3)
-    with helper_thread(settings, "helper") as helper:
+    with helper_thread(Settings(home=tmp_path, engine=engine, device=device), "helper") as helper:
         assert helper.submit(torch.get_num_threads).result() == 3
 
 
