@@ -1,8 +1,14 @@
 """Speed and memory of reading memories at the shapes of a large LLM; random weights suffice.
 
-For K passages of L tokens it times the prefill of the memory prompt (K * m positions) against the
-text prompt (K * L positions), then decoding, at several batch sizes, and reports peak memory.
-Runs bf16 or NF4 (bitsandbytes, CUDA only). `--shape tiny` is the dry run on a CPU.
+    python -m benchmarks.shapes --weights bf16 nf4 --slots 16 64 --out cells.jsonl
+
+A batch of requests comes in at once and goes through the service's own batch: prefilled in groups
+as its scheduler makes them, then decoded together. K passages of L tokens are read as text (K * L
+positions) and as memories of m slots (K * m). A second table times one forward alone, replayed as
+a CUDA graph: what is left where an engine does not wait for kernels to be launched.
+
+bf16 or NF4 (bitsandbytes). `--memory-gib 22` lets torch have no more than an L4 can give it.
+`--shape tiny` is the dry run on a CPU.
 """
 
 from __future__ import annotations
@@ -13,20 +19,17 @@ import gc
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from torch import nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from server.engine.batch import Batch
+from server.engine.scheduler import PREFILL_POSITIONS
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {
@@ -47,51 +50,106 @@ SHAPES: dict[str, dict[str, int]] = {
     },
 }
 QUESTION_POSITIONS = 32  # template and question around the context
-WARM_UPS, REPEATS = 2, 5
+REPEATS = 5
+ENOUGH_S = 1.0
+"""A context is not measured again once it has taken so long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """What a batch of requests took. Times in milliseconds, medians after a warm-up."""
+
+    positions: int  # of one prompt
+    prefill_ms: float  # of all prompts
+    decode_ms: float  # of a step of all rows
+    peak_gib: float
+
+    def requests_per_second(self, batch: int, new_tokens: int) -> float:
+        return batch / (self.prefill_ms + (new_tokens - 1) * self.decode_ms) * 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cell:
-    """One measured point. Times in milliseconds, medians of ``REPEATS``."""
+    """One row of the table; None where it did not fit."""
 
     weights: str
     batch: int
     memories: int  # K
-    positions_memory: int
-    positions_text: int
-    prefill_memory_ms: float
-    prefill_text_ms: float
-    decode_memory_ms_per_step: float
-    decode_text_ms_per_step: float
-    peak_gib: float
+    slots: int  # m
+    memory: Served | None
+    text: Served | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Forward:
+    """One prompt's forward alone, in milliseconds."""
+
+    weights: str
+    memories: int  # K
+    slots: int  # m
+    memory_ms: float
+    text_ms: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
-    parser.add_argument("--weights", choices=["bf16", "nf4"], default="bf16")
+    parser.add_argument("--weights", choices=["bf16", "nf4"], nargs="+", default=["bf16"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--memories", type=int, nargs="+", default=[1, 5, 20])
-    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--memories", type=int, nargs="+", default=[1, 5, 20, 50])
+    parser.add_argument("--slots", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--passage-tokens", type=int, default=150)
     parser.add_argument("--decode-steps", type=int, default=16)
+    parser.add_argument(
+        "--most-positions", type=int, default=200_000, help="of a batch's text; more are left out"
+    )
+    parser.add_argument("--memory-gib", type=float, help="that torch may have; default all")
     parser.add_argument("--out", type=Path, help="write the cells as JSON Lines")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    lm = build(arguments.shape, arguments.weights, device)
-    cells = []
+    for weights in arguments.weights:
+        lm = build(arguments.shape, weights, device)
+        if arguments.memory_gib and device.type == "cuda":
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(arguments.memory_gib * 2**30 / whole)
+        table(lm, weights, arguments)
+        del lm
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def table(lm: Any, weights: str, arguments: argparse.Namespace) -> None:
+    """Measure and tell everything of one LLM."""
+
+    def keep(measured: Cell | Forward) -> None:
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(measured)) + "\n")
+
+    serve(lm, 1, QUESTION_POSITIONS, arguments.decode_steps)  # kernels are chosen and loaded
+    say("| weights | batch | K | m | positions | prefill ms | decode ms/step | requests/s | GiB |")
+    say("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for batch in arguments.batches:
         for memories in arguments.memories:
-            cell = measure(lm, arguments, batch, memories, device)
-            if cell is None:
-                sys.stdout.write(f"batch {batch}, K {memories}: out of memory\n")
+            if batch * positions(memories, arguments.passage_tokens) > arguments.most_positions:
                 continue
-            cells.append(cell)
-            sys.stdout.write(f"{describe(cell)}\n")
-            sys.stdout.flush()
-    if arguments.out:
-        lines = [json.dumps(dataclasses.asdict(cell)) for cell in cells]
-        arguments.out.write_text("\n".join(lines) + "\n")
+            for cell in measure(lm, arguments, weights, batch, memories):
+                say(describe(cell, arguments.decode_steps))
+                keep(cell)
+    say("\n| weights | K | m | one forward, memory / text ms |\n|---|--:|--:|--:|")
+    for memories in arguments.memories:
+        text = forward_ms(lm, positions(memories, arguments.passage_tokens))
+        for slots in arguments.slots:
+            memory = forward_ms(lm, positions(memories, slots))
+            told = f"{memory:.2f} / {text:.2f} ({text / memory:.2f})"
+            say(f"| {weights} | {memories} | {slots} | {told} |")
+            keep(Forward(weights, memories, slots, memory, text))
+
+
+def positions(memories: int, each: int) -> int:
+    """Of a prompt with so many passages."""
+    return memories * each + QUESTION_POSITIONS
 
 
 def build(shape: str, weights: str, device: torch.device) -> Any:
@@ -101,79 +159,107 @@ def build(shape: str, weights: str, device: torch.device) -> Any:
         torch.set_default_dtype(torch.bfloat16)
         lm = LlamaForCausalLM(config)
         torch.set_default_dtype(torch.float32)
-    if weights == "bf16":
-        return lm.eval().requires_grad_(False)
-    with tempfile.TemporaryDirectory() as directory:
-        lm.save_pretrained(directory)
-        del lm
-        gc.collect()
-        torch.cuda.empty_cache()
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        return AutoModelForCausalLM.from_pretrained(
-            directory, quantization_config=quantization, device_map={"": device}
-        ).eval()
+    if weights == "nf4":
+        quantise(lm.model, device)
+    return lm.eval().requires_grad_(False)
+
+
+def quantise(model: nn.Module, device: torch.device) -> None:
+    """Every linear layer in NF4 with double quantisation, as ``load_base`` loads it."""
+    import bitsandbytes
+
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if not isinstance(layer, nn.Linear):
+                continue
+            quantised = bitsandbytes.nn.Linear4bit(
+                layer.in_features,
+                layer.out_features,
+                bias=False,
+                compute_dtype=torch.bfloat16,
+                quant_type="nf4",
+                device="meta",
+            )
+            quantised.weight = bitsandbytes.nn.Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4", module=quantised
+            )
+            setattr(parent, name, quantised.to(device))
 
 
 def measure(
-    lm: Any, arguments: argparse.Namespace, batch: int, memories: int, device: torch.device
-) -> Cell | None:
-    """None when the cell does not fit."""
-    positions_memory = memories * arguments.slots + QUESTION_POSITIONS
-    positions_text = memories * arguments.passage_tokens + QUESTION_POSITIONS
+    lm: Any, arguments: argparse.Namespace, weights: str, batch: int, memories: int
+) -> list[Cell]:
+    """Text once, memories for each m."""
+
+    def served(of_passage: int) -> Served | None:
+        length = positions(memories, of_passage)
+        try:
+            return repeated(lm, batch, length, arguments.decode_steps)
+        except torch.OutOfMemoryError:
+            gc.collect()
+            torch.cuda.empty_cache()
+            return None
+
+    text = served(arguments.passage_tokens)
+    return [Cell(weights, batch, memories, slots, served(slots), text) for slots in arguments.slots]
+
+
+def repeated(lm: Any, batch: int, length: int, steps: int) -> Served:
+    """Raises: torch.OutOfMemoryError."""
+    device = lm.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    try:
-        memory = run(lm, batch, positions_memory, arguments.decode_steps, device)
-        text = run(lm, batch, positions_text, arguments.decode_steps, device)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
+    started = time.perf_counter()
+    serve(lm, batch, length, steps)
+    times: list[tuple[float, float]] = []
+    while not times or (len(times) < REPEATS and time.perf_counter() - started < ENOUGH_S):
+        times.append(serve(lm, batch, length, steps))
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return Cell(
-        weights=arguments.weights,
-        batch=batch,
-        memories=memories,
-        positions_memory=positions_memory,
-        positions_text=positions_text,
-        prefill_memory_ms=memory[0],
-        prefill_text_ms=text[0],
-        decode_memory_ms_per_step=memory[1],
-        decode_text_ms_per_step=text[1],
-        peak_gib=peak / 2**30,
-    )
+    prefills, decodes = zip(*times, strict=True)
+    return Served(length, statistics.median(prefills), statistics.median(decodes), peak / 2**30)
 
 
 @torch.inference_mode()
-def run(
-    lm: Any, batch: int, positions: int, steps: int, device: torch.device
-) -> tuple[float, float]:
-    """Median prefill and decode-step times of a batch of prompts, in milliseconds."""
-    hidden = lm.config.hidden_size
-    prompt = torch.randn(batch, positions, hidden, device=device, dtype=torch.bfloat16) * 0.02
-    token = torch.zeros(batch, 1, dtype=torch.long, device=device)
-    prefills, decodes = [], []
-    for repeat in range(WARM_UPS + REPEATS):
-        cache = DynamicCache(config=lm.config)
+def serve(lm: Any, rows: int, length: int, steps: int) -> tuple[float, float]:
+    """Milliseconds to prefill so many prompts, and of a step that decodes them."""
+    prompt = random_prompt(lm, length)
+    batch = Batch(lm)
+    group = max(1, PREFILL_POSITIONS // length)
 
-        def prefill(cache: DynamicCache = cache) -> None:
-            lm(inputs_embeds=prompt, past_key_values=cache, logits_to_keep=1, use_cache=True)
+    def prefill() -> None:
+        for start in range(0, rows, group):
+            batch.join([prompt] * min(group, rows - start)).argmax(-1).tolist()
 
-        prefilled = timed(prefill, device)
+    def decode() -> None:
+        for _ in range(steps):
+            batch.step([0] * rows).argmax(-1).tolist()
 
-        def decode(cache: DynamicCache = cache) -> None:
-            for _ in range(steps):
-                lm(input_ids=token, past_key_values=cache, use_cache=True)
+    return timed(prefill, lm.device), timed(decode, lm.device) / steps
 
-        decoded = timed(decode, device) / steps
-        if repeat >= WARM_UPS:
-            prefills.append(prefilled)
-            decodes.append(decoded)
-    return statistics.median(prefills), statistics.median(decodes)
+
+@torch.inference_mode()
+def forward_ms(lm: Any, length: int) -> float:
+    """Median milliseconds of one prompt's forward; on CUDA replayed as a graph."""
+    prompt = random_prompt(lm, length)[None]  # (1, T, h)
+
+    def forward() -> None:
+        # a cache, though nothing reads it: without one transformers looks for packed sequences
+        lm(inputs_embeds=prompt, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+
+    work = forward
+    if lm.device.type == "cuda":
+        forward()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            forward()
+        work = graph.replay
+    return statistics.median(timed(work, lm.device) for _ in range(REPEATS))
+
+
+def random_prompt(lm: Any, length: int) -> torch.Tensor:
+    """(T, h)"""
+    shape = (length, lm.config.hidden_size)
+    return torch.randn(shape, device=lm.device, dtype=torch.bfloat16) * 0.02
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:
@@ -187,14 +273,36 @@ def timed(work: Callable[[], None], device: torch.device) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def describe(cell: Cell) -> str:
-    return (
-        f"{cell.weights} batch {cell.batch:3d} K {cell.memories:2d}: "
-        f"prefill memory {cell.prefill_memory_ms:9.2f} ms, text {cell.prefill_text_ms:9.2f} ms "
-        f"(x{cell.prefill_text_ms / cell.prefill_memory_ms:.2f}); "
-        f"decode {cell.decode_memory_ms_per_step:7.2f} / {cell.decode_text_ms_per_step:7.2f} "
-        f"ms/step; peak {cell.peak_gib:.1f} GiB"
+def describe(cell: Cell, new_tokens: int) -> str:
+    """Memory / text, and by how much memory wins."""
+
+    def pair(value: Callable[[Served], float], digits: int, *, more_is_better: bool = False) -> str:
+        sides = [value(side) if side else None for side in (cell.memory, cell.text)]
+        told = " / ".join(
+            "does not fit" if side is None else f"{side:.{digits}f}" for side in sides
+        )
+        memory, text = sides
+        if memory is None or text is None:
+            return told
+        return f"{told} ({memory / text if more_is_better else text / memory:.2f})"
+
+    throughput = pair(
+        lambda side: side.requests_per_second(cell.batch, new_tokens), 1, more_is_better=True
     )
+    columns = [
+        *map(str, (cell.weights, cell.batch, cell.memories, cell.slots)),
+        pair(lambda side: side.positions, 0),
+        pair(lambda side: side.prefill_ms, 1),
+        pair(lambda side: side.decode_ms, 1),
+        throughput,
+        pair(lambda side: side.peak_gib, 1) if cell.memory and cell.memory.peak_gib else "",
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

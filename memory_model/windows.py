@@ -45,8 +45,7 @@ def window_weights(
     alike = ((information == information[:, :1]) | ~mask).all(dim=1)  # (B,)
     even = (alike | (lengths <= number))[:, None]  # no cuts are better
     if not even.all():
-        cuts = _ends((information * mask).double().cpu(), lengths.cpu(), number.cpu())  # (B, m)
-        cuts = cuts.to(mask.device)
+        cuts = _ends((information * mask).double(), lengths, number)  # (B, m)
         start = torch.where(even, start, functional.pad(cuts, (1, -1)))
         end = torch.where(even, end, cuts)
     position = torch.arange(mask.shape[1], device=mask.device)
@@ -62,24 +61,26 @@ def window_weights(
 def _ends(information: torch.Tensor, lengths: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     """Where each window ends, exclusive; of rows with m >= L nothing. (B, L), … -> (B, m)"""
     rows, length = information.shape
+    device = information.device
     most = int(number.max())
     longest = LONGEST * -(-lengths // number)  # (B,): a row's own, whatever it is batched with
-    before = torch.zeros(rows, length + 1, dtype=torch.double)
+    before = torch.zeros(rows, length + 1, dtype=torch.double, device=device)
     before[:, 1:] = information.cumsum(dim=1)  # held by the first t tokens, t = 0 … L
-    width = torch.arange(1, min(length, int(longest.max())) + 1)  # (W,)
-    origin = torch.arange(length + 1)[:, None] - width  # (L + 1, W) where it began
+    width = torch.arange(1, min(length, int(longest.max())) + 1, device=device)  # (W,)
+    origin = torch.arange(length + 1, device=device)[:, None] - width  # (L + 1, W) where it began
     possible = (origin >= 0) & (width <= longest[:, None, None])  # (B, L + 1, W)
     origin = origin.clamp(min=0)
     held = (before[..., None] - before[:, origin]).square()  # (B, L + 1, W)
     held = torch.where(possible, held, torch.inf)
-    cost = torch.full((rows, length + 1), torch.inf, dtype=torch.double)
+    cost = torch.full_like(before, torch.inf)
     cost[:, 0] = 0.0  # of the first t tokens in s windows, s = 0
-    widths = torch.empty(most, rows, length + 1, dtype=torch.long)  # of the last of s windows
+    shape = (most, rows, length + 1)
+    widths = torch.empty(shape, dtype=torch.long, device=device)  # of the last of s windows
     for s in range(most):
         cost, best = (cost[:, origin] + held).min(dim=-1)  # (B, L + 1)
         widths[s] = best + 1
-    ends = torch.zeros(rows, most, dtype=torch.long)
-    row, end = torch.arange(rows), lengths.clone()
+    ends = torch.zeros(rows, most, dtype=torch.long, device=device)
+    row, end = torch.arange(rows, device=device), lengths.clone()
     for s in reversed(range(most)):
         inside = s < number
         ends[:, s] = end

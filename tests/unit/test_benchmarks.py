@@ -31,12 +31,26 @@ def run(*command: str, **environment: str) -> str:
 
 def test_the_large_shapes_benchmark_runs_dry(tmp_path: Path) -> None:
     out = tmp_path / "cells.jsonl"
-    sizes = ["--batches", "1", "2", "--memories", "2", "--decode-steps", "2"]
-    run("-m", "benchmarks.shapes", "--shape", "tiny", *sizes, "--out", str(out))
-    cells = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(cell["batch"], cell["memories"]) for cell in cells] == [(1, 2), (2, 2)]
-    assert all(cell["positions_text"] > cell["positions_memory"] for cell in cells)
-    assert all(cell["prefill_memory_ms"] > 0 for cell in cells)
+    sizes = ["--batches", "1", "2", "--memories", "1", "3", "--slots", "4", "16"]
+    limits = ["--most-positions", "900", "--decode-steps", "2"]
+    weights = ["--weights", "bf16", "nf4"]
+    command = ["-m", "benchmarks.shapes", "--shape", "tiny", *weights, *sizes, *limits]
+    run(*command, "--out", str(out))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    cells = [line for line in lines if "batch" in line]
+    measured = [(cell["weights"], cell["batch"], cell["memories"], cell["slots"]) for cell in cells]
+    within = [(1, 1), (1, 3), (2, 1)]  # 2 x 3 passages are more than 900 positions
+    assert measured == [
+        (w, *sizes, m) for w in ("bf16", "nf4") for sizes in within for m in (4, 16)
+    ]
+    for cell in cells:
+        assert cell["memory"]["positions"] == cell["memories"] * cell["slots"] + 32
+        assert cell["text"]["positions"] == cell["memories"] * 150 + 32
+        assert cell["memory"]["prefill_ms"] > 0
+        assert cell["text"]["decode_ms"] > 0
+    forwards = [line for line in lines if "batch" not in line]
+    assert len(forwards) == 2 * 2 * 2
+    assert all(forward["memory_ms"] > 0 and forward["text_ms"] > 0 for forward in forwards)
 
 
 def test_the_contexts_benchmark_compares_the_same_questions() -> None:

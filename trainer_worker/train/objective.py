@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ from trainer_worker.train.packing import Block, PackedOutput
 QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""
 
-SAID_ROWS = 4
-"""Of a batch: a passage is a hundred predictions of the vocabulary, a question five."""
+SAID_SHARE = 0.45
+"""Of a batch's rows: a passage is a hundred predictions of the vocabulary, a question five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ class Objective:
             if stage.imitation_weight:
                 yield Term("imitation", imitation(output, teacher), stage.imitation_weight)
         if len(rows[0].passages) == 1:
-            yield from self._said_terms(rows[:SAID_ROWS], contexts[:SAID_ROWS], stage)
+            said = math.ceil(SAID_SHARE * len(rows))
+            yield from self._said_terms(rows[:said], contexts[:said], stage)
 
     def _said_terms(
         self, rows: list[Row], contexts: list[torch.Tensor], stage: Stage
