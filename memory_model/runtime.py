@@ -192,7 +192,7 @@ class ReadingModel:
         return self._reader.text_prompt(query or "", texts)
 
     def pack(self) -> None:
-        """Lay the LLM's weights out for fast forwards; they cannot be saved afterwards."""
+        """Keep the LLM's weights for fast forwards; they cannot be saved afterwards."""
         encoders = (self.bundle.compressor.encoder, self.bundle.selector.encoder)
         for module in (self.lm, *(encoder.trunk for encoder in encoders)):
             pack_linears(module)

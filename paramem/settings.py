@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     quantization: str = Field("auto", pattern="^(auto|none|nf4)$")
     """``auto``: NF4 on CUDA for models above ~1 B parameters, none elsewhere."""
     dtype: str = Field("auto", pattern="^(auto|bfloat16|float32)$")
-    """Of the LLM's weights. ``auto``: bfloat16, but float32 on a CPU that does not multiply it."""
+    """Of the LLM. ``auto``: bfloat16; on a CPU that does not multiply it float32, in servers from
+    weights of linear layers kept in float16."""
     num_threads: int = Field(0, ge=0)
     """Torch CPU threads; 0 = leave torch's own choice."""
     vllm_memory_fraction: float = Field(0.85, gt=0, le=1)

@@ -26,7 +26,8 @@ def load_reading_model(settings: Settings) -> ReadingModel:
     from memory_model.runtime import ReadingModel, open_bundle
 
     model = ReadingModel(open_bundle(settings))
-    model.pack()
+    if settings.dtype == "auto":  # who asks for float32 gets all of it
+        model.pack()
     return model
 
 

@@ -40,6 +40,7 @@ def settings(tiny_model: Path, tiny_bundle: Bundle, tmp_path: Path) -> Settings:
         model=str(tiny_model),
         bundle=bundle,
         device="cpu",
+        dtype="float32",  # of the transformers engine, too: to the bit
     )
 
 

@@ -1,33 +1,62 @@
-"""Packed layers multiply as plain ones do."""
+"""Packed layers multiply as plain ones do, from weights rounded to float16."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
+from server.engine.transformers_engine import load_reading_model
+
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+)
 
 
-@pytest.mark.parametrize("shape", [(1, 24), (200, 24), (3, 7, 24)])
+def round_to_half(linear: nn.Linear) -> None:
+    linear.weight.copy_(linear.weight.half())
+
+
+@pytest.mark.parametrize("shape", [(1, 24), (200, 24), (3, 7, 24), (0, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.inference_mode()
 def test_a_packed_layer_gives_what_the_plain_one_gives(shape: tuple[int, ...], bias: bool) -> None:
     linear = nn.Linear(24, 40, bias=bias)
+    packed = PackedLinear(linear)
+    round_to_half(linear)
     inputs = torch.randn(shape)
-    torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs))
+    torch.testing.assert_close(packed(inputs), linear(inputs))
+
+
+@torch.inference_mode()
+def test_weights_of_a_half_precision_checkpoint_are_kept_to_the_bit() -> None:
+    linear = nn.Linear(24, 40, bias=False)
+    linear.weight.copy_(torch.linspace(-2.0, 2.0, 24 * 40).reshape(40, 24).bfloat16())
+    assert torch.equal(PackedLinear(linear)(torch.eye(24)), linear.weight.T)
 
 
 @torch.inference_mode()
 def test_inputs_need_not_be_contiguous() -> None:
     linear = nn.Linear(24, 40)
+    round_to_half(linear)
     inputs = torch.randn(2, 24, 5).transpose(1, 2)
     torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs))
+
+
+@torch.inference_mode()
+def test_a_layer_that_float16_would_cut_off_stays_plain() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    module[0].weight[3, 5] = -70_000.0
+    pack_linears(module)
+    assert [type(layer) for layer in module] == [nn.Linear, PackedLinear]
 
 
 class Quantised(nn.Linear):
@@ -52,9 +81,12 @@ def test_only_plain_layers_in_float32_are_packed() -> None:
 def test_a_packed_reading_model_selects_and_reads_as_before(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(
-        home=tmp_path, model=str(tiny_model), device="cpu", dtype="float32", slots=4, z_dim=32
-    )
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    lm = AutoModelForCausalLM.from_pretrained(model)
+    for parameter in lm.parameters():
+        parameter.copy_(parameter.half())
+    lm.save_pretrained(model)
+    settings = Settings(home=tmp_path, model=str(model), device="cpu", slots=4, z_dim=32)
     plain, packed = (ReadingModel(open_bundle(settings)) for _ in range(2))
     packed.pack()
     codes = list(np.random.default_rng(0).standard_normal((3, plain.slots, plain.z_dim), "f4"))
@@ -78,3 +110,14 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
         plain.rerank("a ferry", codes, [0.1, 0.2, 0.3]),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(("dtype", "packs"), [("auto", True), ("float32", False)])
+def test_a_server_packs_unless_float32_was_asked_for(
+    tiny_model: Path, tmp_path: Path, dtype: str, packs: bool
+) -> None:
+    settings = Settings(
+        home=tmp_path, model=str(tiny_model), device="cpu", dtype=dtype, slots=4, z_dim=32
+    )
+    layers = {type(module) for module in load_reading_model(settings).lm.modules()}
+    assert (PackedLinear in layers) == packs
