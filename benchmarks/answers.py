@@ -1,6 +1,6 @@
 """Answers from a full corpus: from memories, from the same passages as text, from nothing.
 
-    python -m benchmarks.answers --data DIR --sets squad-dev nq-dev --limit 200
+    python -m benchmarks.answers --data DIR --sets squad-dev nq-dev --limit 200 --top-k 1 5
 
 The text rows are read by the rival: the same LLM, tuned on the same questions to read passages.
 The service answers the same questions over HTTP with ``paramem eval``; this asks many at once.
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["squad-dev"])
     parser.add_argument("--limit", type=int, help="questions of each set; default all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--top-k", type=int, nargs="+", default=[5])
     parser.add_argument("--slots", type=int, help="m; default the bundle's")
     parser.add_argument(
         "--coarse-slots", type=int, help="of memories after the best; default as the service"
@@ -114,22 +114,28 @@ def main() -> None:
         margin = memory.bundle.config.score_margin
     selection = arguments.selection or memory.selection
     base, z_dim = memory.bundle.base, memory.bundle.config.z_dim
+    for model in (memory, text):
+        model.pack()  # as a server answers
     say(
-        f"K = {arguments.top_k} by {selection}, score margin {margin}, m = {slots}, after the best "
+        f"selected by {selection}, score margin {margin}, m = {slots}, after the best "
         f"{coarse_slots}, d = {z_dim}, {base.dtype} on {base.device}, greedy\n"
     )
-    say("| set | documents | n | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
-    say("|---|--:|--:|---|--:|--:|--:|--:|--:|")
+    say("| set | documents | n | K | the LLM reads | bytes a passage | R@K | EM | F1 | EM / text |")
+    say("|---|--:|--:|--:|---|--:|--:|--:|--:|--:|")
     for name in arguments.sets:
         found = load_set(arguments.data, name)
         questions = found.sample(arguments.limit, arguments.seed)
         corpus = split_corpus(memory, found.documents, questions)
-        ranking, read = rank(memory, corpus, selection, arguments.top_k, margin)
-        shape = slots, coarse_slots
-        rows = answer(memory, text, corpus, (ranking, read), shape, arguments.formats)
-        report(name, corpus, rows)
-        if arguments.save is not None:
-            save(arguments.save, name, corpus, rows)
+        most = max(arguments.top_k)
+        ranking, read = rank(memory, corpus, selection, most, margin)
+        codes = compress_ranked(memory, corpus, ranking, slots)
+        for k in arguments.top_k:
+            selected = ranking[:, :k], [min(number, k) for number in read]
+            shape = slots, coarse_slots
+            rows = answer(memory, text, corpus, selected, codes, shape, arguments.formats)
+            report(name, corpus, k, rows)
+            if arguments.save is not None:
+                save(arguments.save, name, corpus, k, rows)
 
 
 def split_corpus(
@@ -168,6 +174,7 @@ def answer(
     text: OfflineModel,
     corpus: Corpus,
     selection: tuple[Ranking, Sequence[int]],
+    codes: dict[int, torch.Tensor],
     shape: tuple[int, int],
     formats: Sequence[CodeFormat],
 ) -> list[Row]:
@@ -175,6 +182,7 @@ def answer(
 
     Args:
         selection: the ranking, and how many of each row of it are read as memories.
+        codes: (m, d) of every passage in the ranking.
         shape: slots of the best memory, and of each of the others.
     """
     (selected, read), (slots, coarse_slots) = selection, shape
@@ -192,7 +200,6 @@ def answer(
         recall = corpus.recall(selected)  # of what was selected, as in the rows of memories
         rows.append(Row("as text those that are read as memories", text_bytes, recall, some))
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
-    codes = compress_ranked(memory, corpus, selected, slots)
     quantiser = memory.bundle.slot_quantiser
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
@@ -211,23 +218,25 @@ def answer(
     return rows
 
 
-def report(name: str, corpus: Corpus, rows: Sequence[Row]) -> None:
+def report(name: str, corpus: Corpus, k: int, rows: Sequence[Row]) -> None:
     """Print the rows; ratios are to the first."""
     documents = len(set(corpus.owners))
     against = mean([score.exact for score in rows[0].scores(corpus)])
     for row in rows:
-        say(f"| {name} | {documents} | {len(corpus.questions)} | {row.cells(corpus, against)} |")
+        asked = len(corpus.questions)
+        say(f"| {name} | {documents} | {asked} | {k} | {row.cells(corpus, against)} |")
 
 
-def save(file: Path, name: str, corpus: Corpus, rows: Sequence[Row]) -> None:
+def save(file: Path, name: str, corpus: Corpus, k: int, rows: Sequence[Row]) -> None:
     """Append a line for each answer."""
     with file.open("a", encoding="utf-8") as lines:
         for row in rows:
             for question, given, score in zip(
                 corpus.questions, row.answers, row.scores(corpus), strict=True
             ):
-                told = {"set": name, "reads": row.reads, "question": question.id, "answer": given}
-                lines.write(json.dumps(told | {"exact": score.exact, "f1": score.f1}) + "\n")
+                asked = {"set": name, "top_k": k, "reads": row.reads, "question": question.id}
+                told = {"answer": given, "exact": score.exact, "f1": score.f1}
+                lines.write(json.dumps(asked | told) + "\n")
 
 
 def compress_ranked(

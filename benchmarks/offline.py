@@ -13,6 +13,7 @@ import torch
 
 from memory_model.bundle import READ_ADAPTER, Bundle, load_bundle
 from memory_model.likelihood import nats_per_token, target_logits
+from memory_model.packed_linear import pack_linears
 from memory_model.passages import PassageSplitter
 from memory_model.reader import Reader
 from memory_model.runtime import open_base
@@ -56,6 +57,11 @@ class OfflineModel:
             together = self.bundle.compressor.compress([passages[n] for n in numbers], slots)
             codes |= dict(zip(numbers, together, strict=True))
         return [codes[number] for number in range(len(passages))]
+
+    def pack(self) -> None:
+        """Answer as a server does, whose LLM keeps its weights for speed. Nothing can be learnt
+        through it afterwards."""
+        pack_linears(self._lm)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[torch.Tensor]) -> list[str]:

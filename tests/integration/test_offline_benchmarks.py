@@ -89,19 +89,21 @@ def test_every_report_is_printed(run: Run) -> None:
 
 @pytest.mark.parametrize("selected_by", ["router", "attention"])
 def test_answers_are_measured_beside_text_and_nothing(run: Run, selected_by: str) -> None:
-    options = ["--top-k", "2", "--slots", "3", "--formats", "bf16", "int4"]
+    options = ["--top-k", "2", "1", "--slots", "3", "--formats", "bf16", "int4"]
     options += ["--selection", selected_by]
     printed = run(answers, "--sets", "toy-dev", *options)
-    rows = [line for line in printed.splitlines() if "| toy-dev | 4 | 4 |" in line]
-    reads = [row.split(" | ")[3] for row in rows]
-    assert reads == [
-        "the same passages as text",
-        "BM25's",
-        "nothing",
-        "memory, bf16",
-        "memory, int4",
-    ]
-    assert f"| {3 * 64 * 2 + 64 * 2} |" in rows[3]
+    rows = [line.split(" | ") for line in printed.splitlines() if "| toy-dev | 4 | 4 |" in line]
+    reads = ["the same passages as text", "BM25's", "nothing", "memory, bf16", "memory, int4"]
+    assert [(row[3], row[4]) for row in rows] == [(k, each) for k in "21" for each in reads]
+    assert rows[3][5] == f"{3 * 64 * 2 + 64 * 2}"
+
+
+def test_the_best_of_two_is_what_one_selects(run: Run, tmp_path: Path) -> None:
+    together, alone = tmp_path / "together.jsonl", tmp_path / "alone.jsonl"
+    run(answers, "--sets", "toy-dev", "--top-k", "2", "1", "--save", str(together))
+    run(answers, "--sets", "toy-dev", "--top-k", "1", "--save", str(alone))
+    of_one = [line for line in together.read_text().splitlines() if json.loads(line)["top_k"] == 1]
+    assert of_one == alone.read_text().splitlines()
 
 
 def test_answers_from_those_that_score_near_the_best_are_measured_beside_the_same_as_text(
@@ -235,8 +237,8 @@ def test_two_runs_are_compared_question_by_question(run: Run, tmp_path: Path) ->
     [row] = [
         row
         for row in paired.compare(paired.load(before), paired.load(after))
-        if row[1] == "nothing"
+        if row[2] == "nothing"
     ]
-    assert row[:5] == ("toy-dev", "nothing", "3", "0.000", "0.333")
-    assert row[5].startswith("0.333 [0.000, ")
-    assert row[6] == "0.000 [0.000, 0.000]"
+    assert row[:6] == ("toy-dev", "5", "nothing", "3", "0.000", "0.333")
+    assert row[6].startswith("0.333 [0.000, ")
+    assert row[7] == "0.000 [0.000, 0.000]"
