@@ -201,13 +201,14 @@ def answer(
         rows.append(Row("as text those that are read as memories", text_bytes, recall, some))
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
     quantiser = memory.bundle.slot_quantiser
+    readings = [
+        [int(number) for number in numbers[:number_read]]
+        for numbers, number_read in zip(selected, read, strict=True)
+    ]
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
-        stored = {number: rounding(code) for number, code in codes.items()}
-        memories = [
-            [stored[int(number)] for number in numbers[:number_read]]
-            for numbers, number_read in zip(selected, read, strict=True)
-        ]
+        stored = {number: rounding(codes[number]) for number in set().union(*readings)}
+        memories = [[stored[number] for number in reading] for reading in readings]
         prompts = [
             memory.memory_prompt(question, *coarsen(codes_read, coarse_slots))
             for question, codes_read in zip(asked, memories, strict=True)
