@@ -18,7 +18,6 @@ import dataclasses
 import gc
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.command import say
+from memory_model.base import chosen_device
 from server.engine.batch import Batch
 from server.engine.scheduler import PREFILL_POSITIONS
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, help="that torch may have; default all")
     parser.add_argument("--out", type=Path, help="write the cells as JSON Lines")
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(chosen_device("auto"))
     for weights in arguments.weights:
         lm = build(arguments.shape, weights, device)
         if arguments.memory_gib and device.type == "cuda":
@@ -298,11 +299,6 @@ def describe(cell: Cell, new_tokens: int) -> str:
         pair(lambda side: side.peak_gib, 1) if cell.memory and cell.memory.peak_gib else "",
     ]
     return f"| {' | '.join(columns)} |"
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from memory_model import library
-from memory_model.base import chosen_dtype
+from memory_model.base import chosen_device, chosen_dtype
 from memory_model.export import export_reader
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
@@ -38,7 +38,7 @@ class VllmEngine(ModelEngine):
         self._directory = export_reader(bundle, settings.cache, settings.reader)
         self._dtype = chosen_dtype(
             settings.dtype,
-            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            torch.device(chosen_device("auto")),  # vLLM's, whatever this process computes on
             library.show(str(bundle.base.path), settings.cache),
         )
         model = ReadingModel(bundle)
