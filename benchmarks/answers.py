@@ -128,7 +128,7 @@ def main() -> None:
         corpus = split_corpus(memory, found.documents, questions)
         most = max(arguments.top_k)
         ranking, read = rank(memory, corpus, selection, most, margin)
-        codes = compress_ranked(memory, corpus, ranking, slots)
+        codes = compress_read(memory, corpus, passages_read(ranking, read), slots)
         for k in arguments.top_k:
             selected = ranking[:, :k], [min(number, k) for number in read]
             shape = slots, coarse_slots
@@ -182,7 +182,7 @@ def answer(
 
     Args:
         selection: the ranking, and how many of each row of it are read as memories.
-        codes: (m, d) of every passage in the ranking.
+        codes: (m, d) of every passage that is read as a memory.
         shape: slots of the best memory, and of each of the others.
     """
     (selected, read), (slots, coarse_slots) = selection, shape
@@ -192,23 +192,20 @@ def answer(
     rankings = {"the same passages as text": selected, "BM25's": lexical}
     text_bytes = sum(len(passage.encode()) for passage in texts) / len(texts)
     rows = [
-        Row(reads, text_bytes, corpus.recall(ranking), read_texts(text, corpus, ranking))
+        Row(reads, text_bytes, corpus.recall(ranking), read_texts(text, corpus, ranking.tolist()))
         for reads, ranking in rankings.items()
     ]
+    near = passages_read(selected, read)
     if min(read) < selected.shape[1]:
-        some = read_texts(text, corpus, selected, read)
+        some = read_texts(text, corpus, near)
         recall = corpus.recall(selected)  # of what was selected, as in the rows of memories
         rows.append(Row("as text those that are read as memories", text_bytes, recall, some))
     rows.append(Row("nothing", 0, None, text.answer([text.closed_prompt(q) for q in asked])))
     quantiser = memory.bundle.slot_quantiser
-    readings = [
-        [int(number) for number in numbers[:number_read]]
-        for numbers, number_read in zip(selected, read, strict=True)
-    ]
     for code_format in formats:
         rounding = as_stored(code_format, quantiser)
-        stored = {number: rounding(codes[number]) for number in set().union(*readings)}
-        memories = [[stored[number] for number in reading] for reading in readings]
+        stored = {number: rounding(codes[number]) for number in set().union(*near)}
+        memories = [[stored[number] for number in numbers] for numbers in near]
         prompts = [
             memory.memory_prompt(question, *coarsen(codes_read, coarse_slots))
             for question, codes_read in zip(asked, memories, strict=True)
@@ -240,23 +237,25 @@ def save(file: Path, name: str, corpus: Corpus, k: int, rows: Sequence[Row]) -> 
                 lines.write(json.dumps(asked | told) + "\n")
 
 
-def compress_ranked(
-    model: OfflineModel, corpus: Corpus, ranking: Ranking, slots: int
+def passages_read(ranking: Ranking, read: Sequence[int]) -> list[list[int]]:
+    """Those of each question: the first ``read`` of its row."""
+    return [row[:number] for row, number in zip(ranking.tolist(), read, strict=True)]
+
+
+def compress_read(
+    model: OfflineModel, corpus: Corpus, reading: Sequence[Sequence[int]], slots: int
 ) -> dict[int, torch.Tensor]:
-    """Codes (m, d) of every passage that some question gets."""
-    numbers = sorted({int(number) for number in ranking.flat})
+    """Codes (m, d) of every passage that some question reads."""
+    numbers = sorted(set().union(*reading))
     codes = model.compress([corpus.passages[number].token_ids for number in numbers], slots)
     return dict(zip(numbers, codes, strict=True))
 
 
-def read_texts(
-    model: OfflineModel, corpus: Corpus, ranking: Ranking, read: Sequence[int] | None = None
-) -> list[str]:
-    """Answers from the ranked passages as text, from the first ``read`` of each row if given."""
-    numbers = read or [ranking.shape[1]] * len(ranking)
+def read_texts(model: OfflineModel, corpus: Corpus, reading: Sequence[Sequence[int]]) -> list[str]:
+    """Answers from the passages of each question as text."""
     prompts = [
-        model.reader.text_prompt(q.question, [corpus.passages[row].text for row in rows[:number]])
-        for q, rows, number in zip(corpus.questions, ranking, numbers, strict=True)
+        model.reader.text_prompt(q.question, [corpus.passages[number].text for number in numbers])
+        for q, numbers in zip(corpus.questions, reading, strict=True)
     ]
     return model.answer(prompts)
 
