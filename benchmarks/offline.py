@@ -35,6 +35,7 @@ class OfflineModel:
         self.splitter = PassageSplitter(base.tokenize, settings.passage_tokens)
         self._lm = self.bundle.read_lm
         self._tokenizer = base.tokenizer
+        self._may_round_weights = settings.may_round_weights
 
     @property
     def code_formats(self) -> list[CodeFormat]:
@@ -61,7 +62,8 @@ class OfflineModel:
     def pack(self) -> None:
         """Answer as a server does, whose LLM keeps its weights for speed. Nothing can be learnt
         through it afterwards."""
-        pack_linears(self._lm)
+        if self._may_round_weights:
+            pack_linears(self._lm)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[torch.Tensor]) -> list[str]:

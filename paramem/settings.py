@@ -166,6 +166,12 @@ class Settings(BaseSettings):
             if path is not None and not (name == "bundle" and str(path) == UNTRAINED):
                 object.__setattr__(self, name, path.expanduser().absolute())
 
+    @property
+    def may_round_weights(self) -> bool:
+        """Whether what only reads may keep linear weights in float16; who asks for float32 gets
+        all of it."""
+        return self.dtype == "auto"
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment; ``overrides`` (command-line flags) win, ``None`` means not given.

@@ -26,7 +26,7 @@ def load_reading_model(settings: Settings) -> ReadingModel:
     from memory_model.runtime import ReadingModel, open_bundle
 
     model = ReadingModel(open_bundle(settings))
-    if settings.dtype == "auto":  # who asks for float32 gets all of it
+    if settings.may_round_weights:
         model.pack()
     return model
 

@@ -18,6 +18,7 @@ from benchmarks import answers, paired, pareto, quality, refinement, selection, 
 from benchmarks.offline import OfflineModel
 from clients.evaluation.bootstrap import Estimate
 from memory_model.base import load_base
+from memory_model.packed_linear import PackedLinear
 from memory_store.records import CodeFormat
 from tests.unit.memory_store.making import QUANTISER
 from trainer_worker.train.config import Stage, TrainConfig
@@ -242,3 +243,18 @@ def test_two_runs_are_compared_question_by_question(run: Run, tmp_path: Path) ->
     assert row[:6] == ("toy-dev", "5", "nothing", "3", "0.000", "0.333")
     assert row[6].startswith("0.333 [0.000, ")
     assert row[7] == "0.000 [0.000, 0.000]"
+
+
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+)
+@pytest.mark.parametrize(("dtype", "packs"), [("auto", True), ("float32", False)])
+def test_offline_weights_are_rounded_where_a_servers_are(
+    bundle: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, packs: bool
+) -> None:
+    monkeypatch.setenv("PARAMEM_DTYPE", dtype)
+    monkeypatch.setenv("PARAMEM_DEVICE", "cpu")
+    model = OfflineModel(bundle, str(tiny_model))
+    model.pack()
+    layers = {type(module) for module in model.bundle.read_lm.modules()}
+    assert (PackedLinear in layers) == packs
