@@ -3,9 +3,9 @@
     python -m benchmarks.shapes --weights bf16 nf4 --slots 16 64 --out cells.jsonl
 
 A batch of requests comes in at once and goes through the service's own batch: prefilled in groups
-as its scheduler makes them, then decoded together. K passages of L tokens are read as text (K * L
-positions) and as memories of m slots (K * m). A second table times one forward alone, replayed as
-a CUDA graph: what is left where an engine does not wait for kernels to be launched.
+as its scheduler makes them, then decoded together, recorded as CUDA graphs or (`--eager`) not. K
+passages of L tokens are read as text (K * L positions) and as memories of m slots (K * m). A second
+table times one forward alone, replayed as a graph: what is left without waiting for launches.
 
 bf16 or NF4 (bitsandbytes). `--memory-gib 22` lets torch have no more than an L4 can give it.
 `--shape tiny` is the dry run on a CPU.
@@ -105,6 +105,7 @@ def main() -> None:
         "--most-positions", type=int, default=200_000, help="of a batch's text; more are left out"
     )
     parser.add_argument("--memory-gib", type=float, help="that torch may have; default all")
+    parser.add_argument("--eager", action="store_true", help="record no CUDA graphs")
     parser.add_argument("--out", type=Path, help="write the cells as JSON Lines")
     arguments = parser.parse_args()
     device = torch.device(chosen_device("auto"))
@@ -128,7 +129,7 @@ def table(lm: Any, weights: str, arguments: argparse.Namespace) -> None:
             with arguments.out.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(measured)) + "\n")
 
-    serve(lm, 1, QUESTION_POSITIONS, arguments.decode_steps)  # kernels are chosen and loaded
+    serve(Batch(lm), lm, 1, QUESTION_POSITIONS, 1)  # kernels are chosen and loaded
     say("| weights | batch | K | m | positions | prefill ms | decode ms/step | requests/s | GiB |")
     say("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for batch in arguments.batches:
@@ -195,7 +196,7 @@ def measure(
     def served(of_passage: int) -> Served | None:
         length = positions(memories, of_passage)
         try:
-            return repeated(lm, batch, length, arguments.decode_steps)
+            return repeated(lm, batch, length, arguments.decode_steps, eager=arguments.eager)
         except torch.OutOfMemoryError:
             gc.collect()
             torch.cuda.empty_cache()
@@ -205,26 +206,26 @@ def measure(
     return [Cell(weights, batch, memories, slots, served(slots), text) for slots in arguments.slots]
 
 
-def repeated(lm: Any, batch: int, length: int, steps: int) -> Served:
+def repeated(lm: Any, rows: int, length: int, steps: int, *, eager: bool) -> Served:
     """Raises: torch.OutOfMemoryError."""
     device = lm.device
+    batch = Batch(lm, recorded=not eager)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    serve(lm, batch, length, steps)
+    serve(batch, lm, rows, length, steps)
     times: list[tuple[float, float]] = []
     while not times or (len(times) < REPEATS and time.perf_counter() - started < ENOUGH_S):
-        times.append(serve(lm, batch, length, steps))
+        times.append(serve(batch, lm, rows, length, steps))
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     prefills, decodes = zip(*times, strict=True)
     return Served(length, statistics.median(prefills), statistics.median(decodes), peak / 2**30)
 
 
 @torch.inference_mode()
-def serve(lm: Any, rows: int, length: int, steps: int) -> tuple[float, float]:
+def serve(batch: Batch, lm: Any, rows: int, length: int, steps: int) -> tuple[float, float]:
     """Milliseconds to prefill so many prompts, and of a step that decodes them."""
     prompt = random_prompt(lm, length)
-    batch = Batch(lm)
     group = max(1, PREFILL_POSITIONS // length)
 
     def prefill() -> None:
@@ -235,7 +236,11 @@ def serve(lm: Any, rows: int, length: int, steps: int) -> tuple[float, float]:
         for _ in range(steps):
             batch.step([0] * rows).argmax(-1).tolist()
 
-    return timed(prefill, lm.device), timed(decode, lm.device) / steps
+    prefill_ms = timed(prefill, lm.device)
+    batch.step([0] * rows)  # recorded here, if at all
+    decode_ms = timed(decode, lm.device) / steps
+    batch.keep([])
+    return prefill_ms, decode_ms
 
 
 @torch.inference_mode()

@@ -1,7 +1,9 @@
-"""Key/value layers of the running batch: rows come and go, positions are appended in place.
+"""Keys and values of the running batch, at addresses that stay: a lane for each row.
 
-Symbols: B = rows, S = positions cached so far, left padding included. Rows are aligned at the
-right, so that the next position is the same column for all of them.
+A row is written into its lane once, when it joins, and one that leaves makes room for another. What
+else runs is neither copied nor moved, and a recorded step (``recording.py``) finds it where it was.
+Position p of a row is column p of its lane. Symbols: N = lanes in use, T = positions of a prompt,
+C = columns that a step looks at.
 """
 
 from __future__ import annotations
@@ -12,78 +14,84 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Positions allocated ahead. A plain DynamicCache copies all of S at every step instead."""
+KEPT_POSITIONS = 1 << 14  # 2 GiB of Llama-3.1-8B
 
 
-class BufferedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
-    """``keys`` and ``values``: (B, heads, S, head_dim), views of buffers with spare positions."""
+class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
+    """``keys`` and ``values``: (N, heads, C, head_dim), the part of the buffers that is in use."""
 
-    def __init__(self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        """Stack groups of rows, each (B_i, heads, S_i, head_dim), to a length of max S_i."""
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """For rows like these, (·, heads, ·, head_dim); without room for any yet."""
         super().__init__()
-        self.dtype, self.device = keys[0].dtype, keys[0].device
-        length = max(part.shape[-2] for part in keys)
-        self._key_buffer = _right_aligned(keys, length)
-        self._value_buffer = _right_aligned(values, length)
-        self._show(length)
+        self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
+        self._buffers = [part[:0, :, :0] for part in (keys, values)]
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """(lanes, columns)"""
+        lanes, _heads, columns, _head_dim = self._buffers[0].shape
+        return lanes, columns
+
+    @property
+    def is_small(self) -> bool:
+        """An idle batch may keep it, for what was recorded on it."""
+        lanes, columns = self.room
+        return lanes * columns <= KEPT_POSITIONS
+
+    def make_room(self, lanes: int, columns: int) -> None:
+        """Have buffers of this size, with what is in the present ones."""
+        self._buffers = [_resized(buffer, lanes, columns) for buffer in self._buffers]
+
+    def fill(self, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put rows, each (N, heads, T, head_dim), into the lanes from ``first`` on."""
+        for buffer, part in zip(self._buffers, (keys, values), strict=True):
+            buffer[first : first + len(part), :, : part.shape[2]] = part
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
+        """Copy lanes over others, of which none is a source."""
+        for buffer in self._buffers:
+            for source, target in zip(sources, targets, strict=True):
+                buffer[target, :, :columns] = buffer[source, :, :columns]
+
+    def clear(self, first: int, last: int, columns: int) -> None:
+        """Nothing that a row left, which may be NaN, is for the next one in its lane: 0 x NaN, the
+        weight of what is masked by the value, is NaN."""
+        for buffer in self._buffers:
+            buffer[first:last, :, :columns] = 0
+
+    def show(self, lanes: torch.Tensor, lengths: torch.Tensor | None, columns: int) -> None:
+        """Before a step: ``lanes`` are 0 … N - 1, in each ``lengths`` (N,) columns filled, fewer
+        than ``columns``; None: one fewer in every lane."""
+        self.keys, self.values = (buffer[: len(lanes), :, :columns] for buffer in self._buffers)
+        self._lanes, self._lengths = lanes, lengths
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
-        if end > self._key_buffer.shape[-2]:
-            self._key_buffer = _right_aligned([self.keys], start, room=end - start + ROOM)
-            self._value_buffer = _right_aligned([self.values], start, room=end - start + ROOM)
-        self._key_buffer[:, :, start:end] = key_states
-        self._value_buffer[:, :, start:end] = value_states
-        self._show(end)
+        """Append a position, (N, heads, 1, head_dim), to every lane."""
+        if self._lengths is None:
+            self.keys[:, :, -1:] = key_states
+            self.values[:, :, -1:] = value_states
+        else:
+            self.keys[self._lanes, :, self._lengths] = key_states[:, :, 0]
+            self.values[self._lanes, :, self._lengths] = value_states[:, :, 0]
         return self.keys, self.values
 
-    def _show(self, length: int) -> None:
-        self.keys = self._key_buffer[:, :, :length]
-        self.values = self._value_buffer[:, :, :length]
 
-
-def stacked(caches: Sequence[Cache]) -> Cache:
-    """One cache with the rows of all ``caches``, aligned at the right."""
-    return Cache(
-        layers=[
-            BufferedLayer([layer.keys for layer in layers], [layer.values for layer in layers])
-            for layers in zip(*(cache.layers for cache in caches), strict=True)
-        ]
-    )
-
-
-def selected(cache: Cache, rows: Sequence[int], trim: int) -> Cache:
-    """A cache of some rows without the first ``trim`` positions (padding of all of them)."""
-    index = torch.tensor(rows, device=cache.layers[0].keys.device)
-    return Cache(
-        layers=[
-            BufferedLayer([layer.keys[index, :, trim:]], [layer.values[index, :, trim:]])
-            for layer in cache.layers
-        ]
-    )
+def lanes_like(prefilled: Cache) -> Cache:
+    """A cache for rows such as these, without room for any yet."""
+    return Cache(layers=[LaneLayer(layer.keys, layer.values) for layer in prefilled.layers])
 
 
 def empty() -> DynamicCache:
-    """Without the model's config, so that sliding-window layers keep all positions as well:
-    the window is applied by the attention mask, and rows stay aligned in every layer.
-    """
+    """For a prefill. Without the model's config, so that sliding-window layers keep all positions:
+    the window is applied by the attention mask."""
     return DynamicCache()
 
 
-def _right_aligned(parts: Sequence[torch.Tensor], length: int, room: int = ROOM) -> torch.Tensor:
-    """Returns: (sum of B_i, heads, length + room, head_dim)."""
-    rows = sum(part.shape[0] for part in parts)
-    _, heads, _, head_dim = parts[0].shape
-    # Zeros, not empty: padding has attention weight 0, and 0 x NaN would still be NaN.
-    buffer = parts[0].new_zeros(rows, heads, length + room, head_dim)
-    first = 0
-    for part in parts:
-        last = first + part.shape[0]
-        buffer[first:last, :, length - part.shape[-2] : length] = part
-        first = last
-    return buffer
+def _resized(old: torch.Tensor, lanes: int, columns: int) -> torch.Tensor:
+    # zeros, not empty: see ``clear``
+    new = old.new_zeros(lanes, old.shape[1], columns, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new

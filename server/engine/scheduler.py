@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -43,12 +44,15 @@ has more: those who decode already should not stand still while a crowd comes in
 class Scheduler:
     """Runs requests in one thread of its own. Implements ``Core``; methods are thread-safe."""
 
-    def __init__(self, model: ReadingModel, *, max_batch_size: int, num_threads: int) -> None:
-        """``num_threads``: that torch computes with here."""
+    def __init__(
+        self, model: ReadingModel, *, max_batch_size: int, num_threads: int, recorded: bool = False
+    ) -> None:
+        """``num_threads``: that torch computes with here; ``recorded``: see :class:`Batch`."""
         self._model = model
         self._num_threads = num_threads
         self._max_batch_size = max_batch_size
-        self._batch = Batch(model.lm)
+        self._new_batch = partial(Batch, model.lm, recorded=recorded)
+        self._batch = self._new_batch()
         self._running: list[Answer] = []
         self._waiting: deque[Answer] = deque()
         self._stopping = False
@@ -212,7 +216,7 @@ class Scheduler:
         except Exception:
             self._fail(self._running, "decode_failed")
             self._running = []
-            self._batch = Batch(self._model.lm)  # the old one's cache may be half written
+            self._batch = self._new_batch()  # the old one's cache may be half written
             return
         self._deliver(self._running, logits)
 

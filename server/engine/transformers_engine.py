@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import structlog
 import torch
 
 from paramem.settings import Settings
@@ -18,6 +19,10 @@ from server.engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
+
+RECORDED_ERROR = 0.05  # of the largest logit: other kernels, in bf16
+
+log = structlog.get_logger(__name__)
 
 
 def load_reading_model(settings: Settings) -> ReadingModel:
@@ -44,14 +49,34 @@ class TransformersEngine(ModelEngine):
         self._num_threads = settings.num_threads or torch.get_num_threads()
 
     def _start_scheduler(self, model: ReadingModel) -> Scheduler:
-        with torch.inference_mode():
-            # Ragged rows and one step: whatever this model cannot do shows now, not at a request.
-            token = model.embed_tokens(torch.zeros(1, dtype=torch.long, device=model.device))
-            batch = Batch(model.lm)
-            batch.join([token, token.expand(2, -1)])
-            batch.step([0, 0])
+        # whatever this model cannot do shows now, not at a request
+        plain = first_steps(model, recorded=False)
         return Scheduler(
             model,
             max_batch_size=self._settings.max_batch_size,
             num_threads=self._num_threads,
+            recorded=model.device.type == "cuda" and can_be_recorded(model, plain),
         )
+
+
+@torch.inference_mode()
+def first_steps(model: ReadingModel, *, recorded: bool) -> torch.Tensor:
+    """Ragged rows and a step of both. Returns: (4, V) logits in float32."""
+    token = model.embed_tokens(torch.zeros(1, dtype=torch.long, device=model.device))
+    batch = Batch(model.lm, recorded=recorded)
+    joined = [batch.join([token]), batch.join([token.expand(2, -1)])]
+    return torch.cat([*joined, batch.step([0, 0])]).float()
+
+
+def can_be_recorded(model: ReadingModel, plain: torch.Tensor) -> bool:
+    """Whether recorded steps say what ``plain`` ones do (``first_steps``). Where not, the engine
+    is slower, not gone."""
+    try:
+        recorded = first_steps(model, recorded=True)
+    except RuntimeError:  # an operator that waits for the device, say
+        log.warning("steps_not_recorded", exc_info=True)
+        return False
+    error = float((recorded - plain).abs().max() / plain.abs().max())
+    if error > RECORDED_ERROR:
+        log.warning("recorded_steps_differ", relative_error=error)
+    return error <= RECORDED_ERROR

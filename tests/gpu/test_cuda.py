@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from memory_model.base import load_base
 from memory_model.bundle import load_bundle
 from memory_model.calibration import create_untrained_bundle
 from memory_model.passages import Passage
+from server.engine.batch import Batch
 from tests.tiny import save_tiny_model
 from trainer_worker.fit import Fitter
 
@@ -44,6 +46,45 @@ def test_nf4_fits_gradients_reach_the_codes(tmp_path: Path) -> None:
     base.lm(inputs_embeds=prompt).logits.float().logsumexp(-1).sum().backward()
     assert prompt.grad is not None
     assert prompt.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@torch.inference_mode()
+def test_recorded_steps_say_what_steps_say(tmp_path: Path, quantization: str) -> None:
+    model = save_tiny_model(tmp_path / "model", hidden=128)
+    lm = load_base(str(model), cache=tmp_path, device="cuda", quantization=quantization).lm
+    plain, recorded = Batch(lm), Batch(lm, recorded=True)
+    random = torch.Generator().manual_seed(0)
+
+    def compare(call: Callable[[Batch], torch.Tensor]) -> None:
+        expected = call(plain).float()
+        torch.testing.assert_close(
+            call(recorded).float(), expected, atol=0.05 * float(expected.abs().max()), rtol=0.05
+        )
+
+    def join(*lengths: int) -> None:
+        prompts = [torch.randn(length, 128, generator=random) * 0.2 for length in lengths]
+        moved = [prompt.to(device="cuda", dtype=lm.dtype) for prompt in prompts]
+        compare(lambda batch: batch.join(moved))
+
+    def steps(count: int) -> None:
+        for number in range(count):
+            token = 5 + number
+            compare(lambda batch, token=token: batch.step([token] * len(batch)))  # type: ignore[misc]
+
+    join(40)  # recorded, as is its step
+    steps(3)
+    join(20, 70)  # other lanes, the same columns
+    steps(70)  # more columns than there were: what was recorded knows other addresses
+    for batch in plain, recorded:
+        batch.keep([2, 0])
+    steps(2)
+    for batch in plain, recorded:
+        batch.keep([])
+    join(33)  # what was recorded before is replayed
+    steps(2)
+    assert any(step._graph is not None for step in recorded._steps.values())
+    assert any(prefill._graph is not None for prefill in recorded._prefills.values())
 
 
 LOSE_DEVICE = """

@@ -62,9 +62,13 @@ def alone(lm: PreTrainedModel, length: int, seed: int, steps: int) -> torch.Tens
     return lm(inputs_embeds=embeds[None]).logits[0, length - 1 :]
 
 
-def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(lm: PreTrainedModel) -> None:
-    lengths = {0: 5, 1: 33, 2: 17, 3: 2}
-    batch = Batch(lm)
+# recorded: of fixed sizes and on tensors that stay; without a GPU done anew instead of replayed
+@pytest.mark.parametrize("recorded", [False, True])
+def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(
+    lm: PreTrainedModel, recorded: bool
+) -> None:
+    lengths = {0: 5, 1: 75, 2: 17, 3: 2}
+    batch = Batch(lm, recorded=recorded)
     rows: list[int] = []
     seen: dict[int, list[torch.Tensor]] = {seed: [] for seed in lengths}
 
@@ -88,7 +92,7 @@ def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(lm: PreTra
     steps(3)
     join(1, 2)  # both longer than the row that is there
     steps(2)
-    keep(2, 0)  # the longest leaves: its padding goes; rows change places
+    keep(2, 0)  # the longest leaves, and another takes its lane; rows change places
     steps(1)
     join(3)
     steps(STEPS - 6)
@@ -101,13 +105,15 @@ def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(lm: PreTra
         torch.testing.assert_close(torch.stack(logits), expected, atol=2e-4, rtol=1e-3)
 
 
-def test_an_emptied_batch_starts_afresh(lm: PreTrainedModel) -> None:
-    batch = Batch(lm)
-    batch.join([prompt(40, 1)])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_emptied_batch_starts_afresh(lm: PreTrainedModel, recorded: bool) -> None:
+    batch = Batch(lm, recorded=recorded)
+    batch.join([prompt(40, 1), prompt(90, 3)])
+    batch.step([5, 6])
     batch.keep([])
     assert len(batch) == 0
-    logits = batch.join([prompt(4, 2)])
-    torch.testing.assert_close(logits, alone(lm, 4, 2, 0), atol=2e-4, rtol=1e-3)
+    logits = [batch.join([prompt(4, 2)]), batch.step(forced(2)[:1])]
+    torch.testing.assert_close(torch.cat(logits), alone(lm, 4, 2, 1), atol=2e-4, rtol=1e-3)
 
 
 def test_a_prompt_the_model_refuses_leaves_the_present_rows_alone(lm: PreTrainedModel) -> None:
@@ -117,3 +123,27 @@ def test_a_prompt_the_model_refuses_leaves_the_present_rows_alone(lm: PreTrained
         batch.join([torch.zeros(3, HIDDEN + 1)])
     logits = batch.step(forced(1)[:1])
     torch.testing.assert_close(logits[0], alone(lm, 6, 1, 1)[-1], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_row_of_nan_spoils_neither_its_neighbours_nor_who_takes_its_place(
+    lm: PreTrainedModel, recorded: bool, place: int
+) -> None:
+    batch = Batch(lm, recorded=recorded)
+    prompts, tokens = [prompt(6, 1), prompt(20, 2)], [forced(1)[0], forced(2)[0]]
+    prompts.insert(place, torch.full((30, HIDDEN), torch.nan))
+    tokens.insert(place, 5)
+    batch.join(prompts)
+    logits = batch.step(tokens)
+    assert logits[place].isnan().all()
+    others = [row for row in range(3) if row != place]
+    expected = torch.stack([alone(lm, 6, 1, 1)[-1], alone(lm, 20, 2, 1)[-1]])
+    torch.testing.assert_close(logits[others], expected, atol=2e-4, rtol=1e-3)
+
+    batch.keep(others)
+    batch.join([prompt(3, 3)])
+    logits = batch.step([forced(1)[1], forced(2)[1], forced(3)[0]])
+    rows = [alone(lm, 6, 1, 2), alone(lm, 20, 2, 2), alone(lm, 3, 3, 1)]
+    expected = torch.stack([row[-1] for row in rows])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
