@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import math
 import os
 import platform
 import shlex
@@ -86,7 +87,8 @@ def main() -> None:
             arguments.concurrency,
         )
         for top_k, margin, coarse_slots, new_tokens, concurrency in grid:
-            number = max(arguments.requests, concurrency)
+            # full rounds: the last ones would find an emptier server
+            number = concurrency * math.ceil(arguments.requests / concurrency)
             schedule = Schedule(number, warmup=2, rate=None, concurrency=concurrency)
             options: QueryOptions = {
                 "collection": COLLECTION,

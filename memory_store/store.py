@@ -138,7 +138,7 @@ class MemoryStore:
 
     def collection(self, name: str) -> Collection:
         """Raises: NotFoundError."""
-        with self._storage.catalogue.read() as connection:
+        with self._storage.catalogue.look() as connection:
             return collections.find(connection, name).collection
 
     def collections(
@@ -301,7 +301,7 @@ class MemoryStore:
                 if filters:
                     allowed = memories.matching(connection, row.collection_id, filters)
             found = dict(search(row, allowed))
-            with self._storage.catalogue.read() as connection:
+            with self._storage.catalogue.look() as connection:
                 hits = memories.hits(connection, found)
             if len(hits) == len(found):
                 break

@@ -31,6 +31,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await app.state.snapshots.stop()
         await services.finish_calls()
         await services.write(_close, services, opened)
+        services.end_threads()
 
 
 def _close(services: Services, opened: bool) -> None:

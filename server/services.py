@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-import anyio
-import anyio.to_thread
 import structlog
 from fastapi import Depends, Request
 
@@ -51,9 +51,9 @@ class Services:
         self.requests_in_flight = 0
         self._engine_loaded = False
         self._store = store
-        self._readers = anyio.CapacityLimiter(READ_THREADS)
-        self._writers = anyio.CapacityLimiter(WRITE_THREADS)
-        self._operators = anyio.CapacityLimiter(1)
+        self._readers = ThreadPoolExecutor(READ_THREADS, "store-reader")
+        self._writers = ThreadPoolExecutor(WRITE_THREADS, "store-writer")
+        self._operators = ThreadPoolExecutor(1, "store-operator")
         self._running_calls: set[asyncio.Future[Any]] = set()
 
     @property
@@ -86,9 +86,10 @@ class Services:
         """Run long work on the store (a snapshot) in a thread, one at a time."""
         return await self._in_thread(partial(function, *args, **kwargs), self._operators)
 
-    async def _in_thread(self, call: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+    async def _in_thread(self, call: Callable[[], T], threads: ThreadPoolExecutor) -> T:
         """A thread cannot be cancelled: whoever waits may leave, the call goes on and is known."""
-        running = asyncio.ensure_future(anyio.to_thread.run_sync(call, limiter=limiter))
+        context = copy_context()  # the request's id, for the log
+        running = asyncio.get_running_loop().run_in_executor(threads, context.run, call)
         self._running_calls.add(running)
         running.add_done_callback(self._end_call)
         return await asyncio.shield(running)
@@ -102,6 +103,11 @@ class Services:
         """Wait for the threads that are in the store: it must not be closed under them."""
         while self._running_calls:
             await asyncio.wait(set(self._running_calls))
+
+    def end_threads(self) -> None:
+        """After the last call."""
+        for threads in (self._readers, self._writers, self._operators):
+            threads.shutdown(wait=False)
 
     async def load_engine(self) -> None:
         """Start the engine; a failure is kept to be told, since the process has more to serve."""

@@ -93,6 +93,16 @@ class Catalogue:
         return connection or self._connect()
 
     @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """One SELECT, which is a snapshot of its own: a third of the statements of :meth:`read`.
+
+        Raises:
+            DiskFailedError, CorruptionError
+        """
+        with self._translated():
+            yield self.connection()
+
+    @contextmanager
     def read(self) -> Iterator[Connection]:
         """Several SELECTs on one snapshot.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -53,11 +53,15 @@ async def chat_completions(
     `paramem@collection`; what `POST /query` takes besides goes into the field `paramem`."""
     query = body.query()
     scope.enter_context(services.admit_query())
-    answering = await unless_disconnected(request, begin_answer(services, key, query, scope))
-    reply = _Reply(body, answering)
+    beginning = begin_answer(services, key, query, scope)
     if body.stream:
-        return event_stream(reply.events())
-    return await unless_disconnected(request, reply.whole())
+        answering = await unless_disconnected(request, beginning)
+        return event_stream(_Reply(body, answering).events())
+    return await unless_disconnected(request, _whole(body, beginning))
+
+
+async def _whole(body: ChatBody, beginning: Coroutine[Any, Any, Answering]) -> ChatResult:
+    return await _Reply(body, await beginning).whole()
 
 
 @router.get("/models", summary="List models")

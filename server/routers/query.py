@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import ServerSentEvent
@@ -36,13 +37,14 @@ async def query(
 ) -> Response | AnswerResult:
     """Select the memories nearest to the query and answer from them."""
     scope.enter_context(services.admit_query())
-    answering = await unless_disconnected(request, begin_answer(services, key, body, scope))
+    beginning = begin_answer(services, key, body, scope)
     if body.stream:
-        return event_stream(_events(answering))
-    return await unless_disconnected(request, _whole(answering))
+        return event_stream(_events(await unless_disconnected(request, beginning)))
+    return await unless_disconnected(request, _whole(beginning))
 
 
-async def _whole(answering: Answering) -> AnswerResult:
+async def _whole(beginning: Coroutine[Any, Any, Answering]) -> AnswerResult:
+    answering = await beginning
     async for _piece in answering.pieces():
         pass
     return answering.result()
