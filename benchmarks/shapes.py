@@ -30,7 +30,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from benchmarks.command import say
 from memory_model.base import chosen_device
 from server.engine.batch import Batch
-from server.engine.scheduler import PREFILL_POSITIONS
+from server.engine.scheduler import prefill_positions
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {
@@ -226,7 +226,7 @@ def repeated(lm: Any, rows: int, length: int, steps: int, *, eager: bool) -> Ser
 def serve(batch: Batch, lm: Any, rows: int, length: int, steps: int) -> tuple[float, float]:
     """Milliseconds to prefill so many prompts, and of a step that decodes them."""
     prompt = random_prompt(lm, length)
-    group = max(1, PREFILL_POSITIONS // length)
+    group = max(1, prefill_positions(lm.device) // length)
 
     def prefill() -> None:
         for start in range(0, rows, group):

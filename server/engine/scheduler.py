@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PREFILL_POSITIONS = 2048
-"""Most positions (padding included) prefilled between two decode steps, unless one prompt alone
-has more: those who decode already should not stand still while a crowd comes in."""
+
+def prefill_positions(device: torch.device) -> int:
+    """Most positions (padding included) prefilled between two decode steps, unless one prompt alone
+    has more: those who decode already should not stand still while a crowd comes in.
+
+    A CPU is busy with one prompt: of several it computes the padding as well, and the first one
+    waits for the last (LOG.md).
+    """
+    return 256 if device.type == "cpu" else 2048
 
 
 class Scheduler:
@@ -51,6 +57,7 @@ class Scheduler:
         self._model = model
         self._num_threads = num_threads
         self._max_batch_size = max_batch_size
+        self._prefill_positions = prefill_positions(model.device)
         self._new_batch = partial(Batch, model.lm, recorded=recorded)
         self._batch = self._new_batch()
         self._running: list[Answer] = []
@@ -169,7 +176,7 @@ class Scheduler:
                 self._drop(answer)
                 continue
             longest = max(longest, answer.transcript.prompt_tokens)
-            if newcomers and longest * (len(newcomers) + 1) > PREFILL_POSITIONS:
+            if newcomers and longest * (len(newcomers) + 1) > self._prefill_positions:
                 break
             self._drop(answer)
             newcomers.append(answer)

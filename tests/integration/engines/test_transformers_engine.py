@@ -92,7 +92,7 @@ def test_requests_beyond_the_batch_size_wait_their_turn(model: TinyReadingModel)
 def test_a_prompt_larger_than_the_prefill_budget_is_served(
     model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine.scheduler.PREFILL_POSITIONS", 8)
+    monkeypatch.setattr("server.engine.scheduler.prefill_positions", lambda _device: 8)
     requests = [request(number) for number in range(4)]
 
     async def body(engine: TransformersEngine) -> None:
@@ -100,6 +100,29 @@ def test_a_prompt_larger_than_the_prefill_budget_is_served(
         assert [text for text, _ in answers] == [model.reference(each)[0] for each in requests]
 
     with_engine(model, body)
+
+
+def test_a_crowd_is_prefilled_a_few_positions_at_a_time(
+    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefilled: list[list[int]] = []
+    join = Batch.join
+
+    def watched(batch: Batch, prompts: list[torch.Tensor]) -> torch.Tensor:
+        prefilled.append([len(prompt) for prompt in prompts])
+        return join(batch, prompts)
+
+    monkeypatch.setattr(Batch, "join", watched)
+
+    async def body(engine: TransformersEngine) -> None:
+        prefilled.clear()  # what the engine tries when it starts
+        crowd = [GenerationRequest(query="the mat " * 40, max_new_tokens=4) for _ in range(6)]
+        await asyncio.gather(*(answer(engine, each) for each in crowd))
+
+    with_engine(model, body)
+    assert sum(map(len, prefilled)) == 6
+    assert all(max(lengths) * len(lengths) <= 256 for lengths in prefilled)
+    assert max(map(len, prefilled)) > 1, "short prompts still go together"
 
 
 def test_a_stop_token_ends_the_answer_and_is_not_shown(model: TinyReadingModel) -> None:
