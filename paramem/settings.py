@@ -144,8 +144,9 @@ class Settings(BaseSettings):
     """Jobs leased together."""
     batch_passages: int = Field(16, ge=1)
     """Passages per forward/backward step."""
-    measure_fast: bool = True
-    """Report the loss of fast memories. Off, a fast write runs the compressor and nothing else."""
+    measure_fast: bool = False
+    """Report how well fast memories remember their text, as fits always do: ten times the work of
+    writing them."""
     worker_nice: int = Field(10, ge=0, le=19)
     """Added to the worker's niceness, for where it shares cores with the server."""
     write_share: float = Field(0.5, gt=0, le=1)

@@ -36,7 +36,13 @@ class TestModelWriter(WriterConformance):
         monkeypatch.setattr(fit, "HELD_OUT_TOLERANCE_NATS", 1e9)
         self.bundle = tiny_bundle
         self.settings = Settings(
-            home=tmp_path, slots=4, z_dim=32, passage_tokens=64, fit_steps=3, batch_passages=2
+            home=tmp_path,
+            slots=4,
+            z_dim=32,
+            passage_tokens=64,
+            fit_steps=3,
+            batch_passages=2,
+            measure_fast=True,
         )
 
     def make_writer(self) -> ModelWriter:
@@ -55,7 +61,7 @@ class TestModelWriter(WriterConformance):
         with pytest.raises(DeviceLost if lost else RuntimeError):
             writer.write([SHORT], Tier.FAST, SLOTS, ignore)
 
-    def test_fast_memories_may_be_written_without_measuring_them(self) -> None:
+    def test_fast_memories_are_measured_only_if_asked_for(self) -> None:
         measured = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
         self.settings = self.settings.model_copy(update={"measure_fast": False})
         plain = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
