@@ -65,6 +65,12 @@ class Answering:
                 return
             chunk = await anext(self.rest)
 
+    async def whole(self) -> AnswerResult:
+        """The answer once it is there, for who does not want the pieces."""
+        async for _piece in self.pieces():
+            pass
+        return self.result()
+
     def _finish(self, last: GenerationChunk) -> None:
         self._last = last
         stages = self.watch.stages_ms

@@ -109,8 +109,7 @@ class Catalogue:
         Raises:
             DiskFailedError, CorruptionError
         """
-        with self._translated():
-            connection = self.connection()
+        with self.look() as connection:
             connection.execute("BEGIN")
             try:
                 yield connection

@@ -91,9 +91,7 @@ class _Reply:
         }
 
     async def whole(self) -> ChatResult:
-        async for _piece in self._answering.pieces():
-            pass
-        answer = self._answering.result()
+        answer = await self._answering.whole()
         message = AssistantMessage(content=answer.answer)
         return ChatResult(
             **self._head,

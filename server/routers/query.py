@@ -44,10 +44,7 @@ async def query(
 
 
 async def _whole(beginning: Coroutine[Any, Any, Answering]) -> AnswerResult:
-    answering = await beginning
-    async for _piece in answering.pieces():
-        pass
-    return answering.result()
+    return await (await beginning).whole()
 
 
 async def _events(answering: Answering) -> AsyncIterator[ServerSentEvent]:
