@@ -21,8 +21,10 @@ import xxhash
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
+from memory_model.base import chosen_device
 from memory_model.errors import ModelNotFoundError
 from memory_model.library import find_in_wheel, pull
+from paramem.settings import Settings
 
 FloatArray = npt.NDArray[np.float32]
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -54,25 +56,16 @@ FAMILIES = {
 class SentenceEncoder:
     """Thread-safe: holds no state that a call changes."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, device: str) -> None:
         self.name = name
         self._family = family_of(name)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-        self._model: Any = AutoModel.from_pretrained(directory).eval()
+        self._model: Any = AutoModel.from_pretrained(directory).eval().to(device)
         self.dim = int(self._model.config.hidden_size)
         digest = xxhash.xxh3_128(repr(self._family).encode())
         for file in sorted(directory.glob("*.safetensors")):
             digest.update(file.read_bytes())
         self.fingerprint = f"rag-{digest.hexdigest()[:28]}"
-
-    @classmethod
-    def load(cls, name: str, cache: Path) -> SentenceEncoder:
-        """The embedded default, a hub id or a directory.
-
-        Raises:
-            ModelNotFoundError: says how to get it.
-        """
-        return cls(name, _wheel() if name == DEFAULT_ENCODER else pull(name, cache))
 
     def queries(self, texts: Sequence[str]) -> FloatArray:
         """(B, h) float32, unit norm."""
@@ -91,15 +84,26 @@ class SentenceEncoder:
     def _encode(self, texts: Sequence[str]) -> FloatArray:
         inputs = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
+        ).to(self._model.device)
         states = self._model(**inputs).last_hidden_state  # (B, L, h)
         if self._family.pooling == "first":
             pooled = states[:, 0]
         else:
             mask = inputs["attention_mask"][..., None]  # (B, L, 1)
             pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
-        vectors: FloatArray = functional.normalize(pooled.float(), dim=-1).numpy()
+        vectors: FloatArray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
         return vectors
+
+
+def load_encoder(settings: Settings) -> SentenceEncoder:
+    """The embedded default, a hub id or a directory; where the LLM computes too.
+
+    Raises:
+        ModelNotFoundError: says how to get it.
+    """
+    name = settings.rag_encoder
+    directory = _wheel() if name == DEFAULT_ENCODER else pull(name, settings.cache)
+    return SentenceEncoder(name, directory, chosen_device(settings.device))
 
 
 def family_of(name: str) -> Family:

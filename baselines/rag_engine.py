@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from baselines.encoder import SentenceEncoder
+from baselines.encoder import SentenceEncoder, load_encoder
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.cores import helper_thread
+from server.engine.dynamic_batcher import DynamicBatcher
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
@@ -41,11 +42,12 @@ class RagEngine:
         self._llm = llm
         self._encoder: SentenceEncoder | None = None
         self._thread = helper_thread(settings, "encoder")
+        self._embedder: DynamicBatcher[str, FloatArray] = DynamicBatcher(self._thread, self._embed)
 
     async def start(self) -> None:
         await self._llm.start()
         self._encoder = await asyncio.get_running_loop().run_in_executor(
-            self._thread, SentenceEncoder.load, self._settings.rag_encoder, self._settings.cache
+            self._thread, load_encoder, self._settings
         )
 
     async def stop(self) -> None:
@@ -72,17 +74,13 @@ class RagEngine:
         return self._llm.lost
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:
-        encoder = self._loaded()
+        self._loaded()
         if selection != SELECTION:
             raise SelectionUnavailableError(
                 f"the RAG endpoint selects by its encoder only: leave selection out, or send "
                 f"{SELECTION!r}"
             )
-        vectors = await asyncio.get_running_loop().run_in_executor(
-            self._thread, encoder.queries, [query]
-        )
-        vector: FloatArray = vectors[0]
-        return vector
+        return await self._embedder(query)
 
     async def rerank(
         self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
@@ -94,6 +92,10 @@ class RagEngine:
 
     def load(self) -> tuple[int, int]:
         return self._llm.load()
+
+    def _embed(self, queries: Sequence[str]) -> FloatArray:
+        """(B, d)"""
+        return self._loaded().queries(queries)
 
     def _loaded(self) -> SentenceEncoder:
         if self._encoder is None:

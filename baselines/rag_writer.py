@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import AutoTokenizer
 
-from baselines.encoder import SentenceEncoder
+from baselines.encoder import SentenceEncoder, load_encoder
 from baselines.rag_engine import chunk_spec
 from memory_model.library import pull
 from memory_model.passages import Passage, PassageSplitter
@@ -39,7 +39,7 @@ class RagWriter:
             ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids
 
-        encoder = SentenceEncoder.load(settings.rag_encoder, settings.cache)
+        encoder = load_encoder(settings)
         return cls(encoder, PassageSplitter(tokenize, settings.passage_tokens))
 
     @property

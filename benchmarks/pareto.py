@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from baselines.encoder import SentenceEncoder
+from baselines.encoder import load_encoder
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import (
@@ -91,7 +91,7 @@ def memory_points(
 def text_points(model: OfflineModel, asked: Sequence[Asked]) -> list[Point]:
     """The passage as text beside a vector, and as a KV cache."""
     settings = load_settings()
-    encoder = SentenceEncoder.load(settings.rag_encoder, settings.cache)
+    encoder = load_encoder(settings)
     answers = model.answer(
         [model.reader.text_prompt(a.question.question, [a.passage.text]) for a in asked]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from baselines.encoder import SentenceEncoder
+from baselines.encoder import SentenceEncoder, load_encoder
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.ranking import (
@@ -47,7 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     encoder = None
     if arguments.encoder:
-        encoder = SentenceEncoder.load(arguments.encoder, load_settings().cache)
+        settings = load_settings().model_copy(update={"rag_encoder": arguments.encoder})
+        encoder = load_encoder(settings)
     model = OfflineModel(arguments.bundle, arguments.model)
     heads = " | ".join(f"R@{cut}" for cut in CUTS)
     say(f"| set | documents | passages | questions | selection | {heads} |\n" + "|---" * 8 + "|")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from baselines.encoder import SentenceEncoder
+from baselines.encoder import load_encoder
 from baselines.rag_engine import chunk_spec
 from benchmarks.command import bundle_parser, say
 from benchmarks.homes import write_together
@@ -54,7 +54,7 @@ def main() -> None:
     config = model.bundle.config
     quantiser = model.bundle.slot_quantiser
     settings = load_settings()
-    encoder = SentenceEncoder.load(settings.rag_encoder, settings.cache)
+    encoder = load_encoder(settings)
     say(
         f"## Storage, {arguments.set_name}\n\n{len(texts)} documents, "
         f"{sum(map(len, split.values()))} passages of {tokens:.0f} tokens, d = {config.z_dim}; "

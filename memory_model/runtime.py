@@ -136,43 +136,46 @@ class ReadingModel:
         self.coarse_slots = bundle.config.coarse_slots
 
     @torch.inference_mode()
-    def embed_query(self, query: str, selection: str) -> FloatArray:
-        """The vector the index is searched with. Returns: (d,) float32, unit norm.
+    def embed_queries(self, queries: Sequence[str], selection: str) -> FloatArray:
+        """The vectors the index is searched with. Returns: (B, d) float32, unit norm.
 
         Raises:
             KeyError: unknown selection.
         """
         if selection not in self.selections:
             raise KeyError(selection)
+        selector = self.bundle.selector
+        # cosine is the plain baseline: the query as if it were a passage, no query head;
         # attention starts from the router's candidates
-        embed = self._cosine if selection == "cosine" else self._router
-        vector: FloatArray = embed(query).cpu().numpy()
-        return vector
-
-    def _router(self, query: str) -> torch.Tensor:
-        """The selector's vector of the query (d,)."""
-        return self.bundle.selector.queries([query])[0]
-
-    def _cosine(self, query: str) -> torch.Tensor:
-        """The plain baseline (d,): the query as if it were a passage, no query head."""
-        return self.bundle.selector.keys([query])[0]
+        embed = selector.keys if selection == "cosine" else selector.queries
+        vectors: FloatArray = embed(queries).cpu().numpy()
+        return vectors
 
     @torch.inference_mode()
     def rerank(
-        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
-    ) -> list[float]:
-        """Scores of the router's C candidates from their slots.
+        self,
+        queries: Sequence[str],
+        codes: Sequence[Sequence[FloatArray]],
+        scores: Sequence[Sequence[float]],
+    ) -> list[list[float]]:
+        """Scores of the router's candidates from their slots.
 
         Args:
-            codes: C of (m, d), at least one.
-            scores: C of the router's.
+            queries: B.
+            codes: for each query C of (m, d), at least one.
+            scores: for each query C of the router's.
+
+        Returns: for each query C.
         """
-        token_ids = self._base.tokenize(query)
-        tokens = self.bundle.compressor.compress([token_ids], slots=len(token_ids))[0]  # (T, d)
-        candidates = torch.from_numpy(np.stack(codes)).to(self.device)  # (C, m, d)
-        router = torch.tensor(scores, device=self.device)  # (C,)
-        reranked: list[float] = self.bundle.selector.reranker(tokens, candidates, router).tolist()
-        return reranked
+        token_ids = [self._base.tokenize(query) for query in queries]
+        lengths = [len(ids) for ids in token_ids]
+        tokens = self.bundle.compressor.compress(token_ids, torch.tensor(lengths))  # (B, T, d)
+        reranked = []
+        for row, candidates, router, length in zip(tokens, codes, scores, lengths, strict=True):
+            slots = torch.from_numpy(np.stack(candidates)).to(self.device)  # (C, m, d)
+            cosines = torch.tensor(router, device=self.device)  # (C,)
+            reranked.append(self.bundle.selector.reranker(row[:length], slots, cosines))
+        return [scores.tolist() for scores in reranked]  # all at once: a GPU is waited for here
 
     @torch.inference_mode()
     def prompt_embeds(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.core import Core
 from server.engine.cores import helper_thread
+from server.engine.dynamic_batcher import DynamicBatcher
 from server.engine.generator import (
     ATTENTION,
     EngineInfo,
@@ -25,6 +24,9 @@ from server.engine.keeper import Keeper
 
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
+
+Found = tuple[str, Sequence[FloatArray], Sequence[float]]
+"""A query, and the router's candidates for it: their codes and scores."""
 
 
 class ModelEngine:
@@ -43,6 +45,8 @@ class ModelEngine:
         self._model: ReadingModel | None = None
         self._keeper = Keeper(self._make_core)
         self._helper = helper_thread(settings, "engine-helper")
+        self._embedders: dict[str, DynamicBatcher[str, FloatArray]] = {}  # by selection
+        self._reranker = DynamicBatcher(self._helper, self._rerank)
 
     def _make_core(self) -> Core:
         if self._model is None:
@@ -90,20 +94,17 @@ class ModelEngine:
         return model.bundle.slot_quantiser
 
     async def embed_query(self, query: str, selection: str) -> FloatArray:
-        model = self._selecting(selection)
-
-        def embed() -> FloatArray:
-            return np.asarray(model.embed_query(query, selection), dtype=np.float32)
-
-        return await asyncio.get_running_loop().run_in_executor(self._helper, embed)
+        self._selecting(selection)
+        if selection not in self._embedders:
+            embed = partial(self._embed, selection)
+            self._embedders[selection] = DynamicBatcher(self._helper, embed)
+        return await self._embedders[selection](query)
 
     async def rerank(
         self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
     ) -> list[float]:
-        model = self._selecting(ATTENTION)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._helper, model.rerank, query, codes, scores
-        )
+        self._selecting(ATTENTION)
+        return await self._reranker((query, codes, scores))
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         _, core = self._serving()
@@ -113,6 +114,14 @@ class ModelEngine:
 
     def load(self) -> tuple[int, int]:
         return self._keeper.load()
+
+    def _embed(self, selection: str, queries: Sequence[str]) -> FloatArray:
+        """(B, d)"""
+        return self._selecting(selection).embed_queries(queries, selection)
+
+    def _rerank(self, found: Sequence[Found]) -> list[list[float]]:
+        queries, codes, scores = zip(*found, strict=True)
+        return self._selecting(ATTENTION).rerank(queries, codes, scores)
 
     def _selecting(self, selection: str) -> ReadingModel:
         model, _ = self._serving()

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baselines.encoder import DEFAULT_ENCODER, SentenceEncoder, family_of
+from baselines.encoder import SentenceEncoder, family_of, load_encoder
 from memory_model.errors import ModelNotFoundError
+from paramem.settings import Settings
 
 TEXTS = ["Herons fish at dawn.", "A cat.", "The stock market fell by two per cent on Friday."]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SentenceEncoder:
-    return SentenceEncoder.load(DEFAULT_ENCODER, tmp_path_factory.mktemp("cache"))
+    return load_encoder(Settings(home=tmp_path_factory.mktemp("home"), device="cpu"))
 
 
 @pytest.mark.model
@@ -51,4 +52,4 @@ def test_an_encoder_is_used_as_its_family_was_trained(name: str, pooling: str, p
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="nowhere/encoder"):
-        SentenceEncoder.load("nowhere/encoder", tmp_path)
+        load_encoder(Settings(home=tmp_path, cache=tmp_path, rag_encoder="nowhere/encoder"))

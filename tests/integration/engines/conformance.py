@@ -267,6 +267,29 @@ class GeneratorConformance:
             assert len(set(scores)) == 3
             assert turned == pytest.approx(scores[::-1], rel=1e-4)
 
+    def test_queries_that_come_together_are_selected_for_as_if_alone(
+        self, engine: Generator
+    ) -> None:
+        queries = ["two words", "?!", "five words and a name", "two words"]
+
+        async def scenario(engine: Generator) -> None:
+            for selection in engine.info.selections:
+                alone = [await engine.embed_query(query, selection) for query in queries]
+                crowd = (engine.embed_query(query, selection) for query in queries)
+                np.testing.assert_allclose(await asyncio.gather(*crowd), alone, atol=1e-4)
+            if ATTENTION not in engine.info.selections:
+                return
+            found = [
+                (query, self.codes(engine, count), [0.1] * count)
+                for query, count in zip(queries, (3, 1, 2, 3), strict=True)
+            ]
+            alone = [await engine.rerank(*each) for each in found]
+            together = await asyncio.gather(*(engine.rerank(*each) for each in found))
+            for each, expected in zip(together, alone, strict=True):
+                assert each == pytest.approx(expected, abs=1e-4)
+
+        self.run(engine, scenario)
+
     def test_an_unknown_selection_is_refused_with_the_known_ones(self, engine: Generator) -> None:
         async def scenario(engine: Generator) -> None:
             with pytest.raises(SelectionUnavailableError, match=engine.info.selections[0]):

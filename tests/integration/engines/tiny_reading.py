@@ -37,13 +37,19 @@ class TinyReadingModel:
         hidden = self.lm.config.hidden_size
         self._expand = torch.randn(Z_DIM, hidden, generator=random) * 0.2
 
-    def embed_query(self, query: str, selection: str) -> np.ndarray:
-        return hash_words(query, Z_DIM)
+    def embed_queries(self, queries: Sequence[str], selection: str) -> np.ndarray:
+        return np.stack([hash_words(query, Z_DIM) for query in queries])
 
     def rerank(
-        self, query: str, codes: Sequence[np.ndarray], scores: Sequence[float]
-    ) -> list[float]:
-        return [float(code.sum()) + score for code, score in zip(codes, scores, strict=True)]
+        self,
+        queries: Sequence[str],
+        codes: Sequence[Sequence[np.ndarray]],
+        scores: Sequence[Sequence[float]],
+    ) -> list[list[float]]:
+        return [
+            [float(code.sum()) + score for code, score in zip(*found, strict=True)]
+            for found in zip(codes, scores, strict=True)
+        ]
 
     def prompt_embeds(
         self, query: str | None, codes: Sequence[np.ndarray], texts: Sequence[str]

@@ -27,7 +27,7 @@ def test_both_bundles_select_among_the_demo_documents(model: ReadingModel, selec
         index = bundle.selector.keys([item.text for item in documents]).numpy()  # (documents, d)
     right = 0
     for question in demo_questions():
-        vector = model.embed_query(question.question, selection)
+        vector = model.embed_queries([question.question], selection)[0]
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
         right += documents[int((index @ vector).argmax())].id == question.document
     assert right == 6  # by chance 0.3
@@ -35,7 +35,7 @@ def test_both_bundles_select_among_the_demo_documents(model: ReadingModel, selec
 
 def test_an_unknown_selection_is_a_key_error(tiny_bundle_model: ReadingModel) -> None:
     with pytest.raises(KeyError):
-        tiny_bundle_model.embed_query("who?", "magic")
+        tiny_bundle_model.embed_queries(["who?"], "magic")
 
 
 @pytest.fixture

@@ -101,13 +101,13 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
     torch.testing.assert_close(packed.prompt_embeds("Where is the ferry?", codes, ()), prompt)
     for selection in plain.selections:
         np.testing.assert_allclose(
-            packed.embed_query("a ferry", selection),
-            plain.embed_query("a ferry", selection),
+            packed.embed_queries(["a ferry"], selection),
+            plain.embed_queries(["a ferry"], selection),
             atol=1e-5,
         )
     np.testing.assert_allclose(
-        packed.rerank("a ferry", codes, [0.1, 0.2, 0.3]),
-        plain.rerank("a ferry", codes, [0.1, 0.2, 0.3]),
+        packed.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
+        plain.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
         atol=1e-5,
     )
 

@@ -76,7 +76,7 @@ def test_a_model_without_its_layers_still_selects_and_makes_prompts(
     codes = [np.ones((4, 32), dtype=np.float32)]
 
     def everything() -> list[np.ndarray]:
-        vectors = [model.embed_query("the cat", each) for each in model.selections]
+        vectors = [model.embed_queries(["the cat"], each) for each in model.selections]
         prompt = model.prompt_embeds("the cat", codes, []).numpy()
         return [
             *vectors,
@@ -90,3 +90,20 @@ def test_a_model_without_its_layers_still_selects_and_makes_prompts(
     assert sum(each.numel() for each in model.lm.parameters()) < parameters / 2
     for was, now in zip(before, everything(), strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+def test_queries_in_a_batch_are_selected_for_as_if_alone(tiny_model: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32)
+    model = ReadingModel(open_bundle(settings))
+    queries = ["the cat", "a", "where did the heron fish at dawn?"]
+    for selection in model.selections:
+        batch = model.embed_queries(queries, selection)
+        alone = [model.embed_queries([query], selection)[0] for query in queries]
+        np.testing.assert_allclose(batch, alone, atol=1e-5)
+    random = np.random.default_rng(0)
+    codes = [list(random.standard_normal((count, 4, 32), np.float32)) for count in (3, 1, 2)]
+    scores = [[0.3, 0.2, 0.1], [0.5], [0.2, 0.1]]
+    together = model.rerank(queries, codes, scores)
+    for row, found in enumerate(zip(queries, codes, scores, strict=True)):
+        [expected] = model.rerank(*([each] for each in found))
+        assert together[row] == pytest.approx(expected, abs=1e-5)
