@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     """Queries in flight above which further ones get 429."""
     max_batch_size: int = Field(32, ge=1)
     """Sequences the engine decodes together."""
+    kv_cache_gib: float | None = Field(None, gt=0)
+    """Engine ``transformers``: memory for keys and values of the sequences it decodes together; the
+    next waits while it would not fit. None = half of what is free when the engine starts."""
     disk_floor_bytes: int = Field(256 << 20, ge=0)
     """Free bytes under the home below which writes get 507 and readiness goes down."""
 

@@ -8,6 +8,8 @@ V = vocabulary, h = hidden size.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -32,12 +34,19 @@ class Batch:
     After an exception in ``step`` the cache may be half written: discard the batch.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, recorded: bool = False) -> None:
-        """``recorded``: steps, and prefills of one short prompt, are recorded for a few sizes and
-        replayed; a step then computes a power of two of rows and of columns."""
+    def __init__(
+        self, lm: PreTrainedModel, *, recorded: bool = False, most_positions: int = sys.maxsize
+    ) -> None:
+        """
+        Args:
+            recorded: steps, and prefills of one short prompt, are recorded for a few sizes and
+                replayed; a step then computes a power of two of rows and of columns.
+            most_positions: of the cache, while rows join that fit (:meth:`fits`).
+        """
         self._lm = lm
         self._config = lm.config.get_text_config()
         self._recorded = recorded
+        self._most_positions = most_positions
         self._pool = graph_pool(lm.device) if recorded else None
         self._prefills: dict[int, Recording[tuple[torch.Tensor, Cache]]] = {}  # by T
         self._steps: dict[tuple[int, int], Recording[torch.Tensor]] = {}  # by (lanes, C)
@@ -47,6 +56,32 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._lengths)
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether there may be so many rows, the longest of so many positions at its end. One row
+        alone always may: what it needs is the model's context at most."""
+        return rows == 1 or math.prod(_room_for(rows, columns)) <= self._most_positions
+
+    def record(self, rows: int) -> None:
+        """Record now what up to ``rows`` short requests need; else they wait for it when they come.
+        Only for an empty batch that records."""
+        hidden, device = self._config.hidden_size, self._lm.device
+        prompt = torch.zeros(1, RECORDED_PREFILL, hidden, device=device, dtype=self._lm.dtype)
+        for size in range(PREFILL_COLUMNS, RECORDED_PREFILL + 1, PREFILL_COLUMNS):
+            ends = torch.tensor([size - 1], device=device)
+            _, prefilled = self._prefill(prompt[:, :size], ends)
+        most = min(kv_cache.KEPT_POSITIONS, self._most_positions)
+        lanes, columns = power_of_two(rows), FEWEST_COLUMNS
+        while lanes > 1 and lanes * columns > most:
+            lanes //= 2
+        while 2 * lanes * columns <= most:
+            columns *= 2
+        self._cache = kv_cache.lanes_like(prefilled)
+        self._make_room(self._cache, lanes, columns)
+        while columns >= FEWEST_COLUMNS:
+            for power in range(lanes.bit_length()):
+                self._decode(torch.zeros(2, 1 << power, dtype=torch.long, device=device), columns)
+            columns //= 2
 
     def join(self, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Prefill new rows, each prompt (T_i, h), and append them after the present ones.
@@ -75,7 +110,7 @@ class Batch:
         lanes, columns = len(self), max(self._lengths) + 1
         self._make_room(self._cache, lanes, columns)
         if self._recorded:
-            lanes, columns = power_of_two(lanes), power_of_two(columns, FEWEST_COLUMNS)
+            lanes, columns = _room_for(lanes, columns)
         given = [[0] * lanes, [0] * lanes]  # token and length of each lane; without a row 0, 0
         for lane, token, length in zip(self._lanes, tokens, self._lengths, strict=True):
             given[0][lane], given[1][lane] = token, length
@@ -156,13 +191,20 @@ class Batch:
         return logits
 
     def _make_room(self, cache: Cache, lanes: int, columns: int) -> None:
-        has_lanes, has_columns = cache.layers[0].room
-        if lanes > has_lanes or columns > has_columns:
-            self._steps.clear()  # they know the old addresses
-            lanes = max(has_lanes, power_of_two(lanes))
-            columns = max(has_columns, power_of_two(columns, FEWEST_COLUMNS))
-            for layer in cache.layers:
-                layer.make_room(lanes, columns)
+        has = cache.layers[-1].room  # of the last: memory may have run out on the way to it
+        if lanes <= has[0] and columns <= has[1]:
+            return
+        self._steps.clear()  # they know the old addresses
+        needed = _room_for(lanes, columns)
+        both = max(has[0], needed[0]), max(has[1], needed[1])
+        room = both if math.prod(both) <= self._most_positions else needed
+        for layer in cache.layers:
+            layer.make_room(*room)
+
+
+def _room_for(rows: int, columns: int) -> tuple[int, int]:
+    """(lanes, columns)"""
+    return power_of_two(rows), power_of_two(columns, FEWEST_COLUMNS)
 
 
 def power_of_two(number: int, least: int = 1) -> int:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psutil
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 KEPT_POSITIONS = 1 << 14  # 2 GiB of Llama-3.1-8B
+SHARE = 0.5  # of what is free: a worker may start beside, and a forward needs room of its own
 
 
 class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
@@ -40,7 +42,7 @@ class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         return lanes * columns <= KEPT_POSITIONS
 
     def make_room(self, lanes: int, columns: int) -> None:
-        """Have buffers of this size, with what is in the present ones."""
+        """Have buffers of this size, with what is in the lanes of the present ones."""
         self._buffers = [_resized(buffer, lanes, columns) for buffer in self._buffers]
 
     def fill(self, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -84,6 +86,22 @@ def lanes_like(prefilled: Cache) -> Cache:
     return Cache(layers=[LaneLayer(layer.keys, layer.values) for layer in prefilled.layers])
 
 
+def bytes_per_position(lm: PreTrainedModel) -> int:
+    """Of one row, all layers together."""
+    embeds = lm.get_input_embeddings()(torch.zeros(1, 1, dtype=torch.long, device=lm.device))
+    cache = lm(inputs_embeds=embeds, past_key_values=empty(), use_cache=True).past_key_values
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """What the cache may take there unless told otherwise."""
+    if device.type == "cuda":
+        free, _whole = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available
+    return int(SHARE * free)
+
+
 def empty() -> DynamicCache:
     """For a prefill. Without the model's config, so that sliding-window layers keep all positions:
     the window is applied by the attention mask."""
@@ -93,5 +111,6 @@ def empty() -> DynamicCache:
 def _resized(old: torch.Tensor, lanes: int, columns: int) -> torch.Tensor:
     # zeros, not empty: see ``clear``
     new = old.new_zeros(lanes, old.shape[1], columns, old.shape[3])
-    new[: old.shape[0], :, : old.shape[2]] = old
+    lanes, columns = min(old.shape[0], lanes), min(old.shape[2], columns)
+    new[:lanes, :, :columns] = old[:lanes, :, :columns]
     return new

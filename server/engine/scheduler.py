@@ -1,7 +1,7 @@
 """The engine thread: who is prefilled next, who decodes, who leaves.
 
 Invariant: row i of the batch belongs to ``_running[i]``. First come, first served; a request
-joins between two decode steps as soon as a row is free.
+joins between two decode steps as soon as a row is free and the cache has room until its end.
 """
 
 from __future__ import annotations
@@ -51,15 +51,24 @@ class Scheduler:
     """Runs requests in one thread of its own. Implements ``Core``; methods are thread-safe."""
 
     def __init__(
-        self, model: ReadingModel, *, max_batch_size: int, num_threads: int, recorded: bool = False
+        self,
+        model: ReadingModel,
+        *,
+        max_batch_size: int,
+        num_threads: int,
+        most_positions: int,
+        recorded: bool,
     ) -> None:
-        """``num_threads``: that torch computes with here; ``recorded``: see :class:`Batch`."""
+        """``num_threads``: that torch computes with here; for the others see :class:`Batch`."""
         self._model = model
         self._num_threads = num_threads
         self._max_batch_size = max_batch_size
         self._prefill_positions = prefill_positions(model.device)
-        self._new_batch = partial(Batch, model.lm, recorded=recorded)
+        self._new_batch = partial(Batch, model.lm, recorded=recorded, most_positions=most_positions)
         self._batch = self._new_batch()
+        if recorded:
+            with torch.inference_mode():
+                self._batch.record(max_batch_size)
         self._running: list[Answer] = []
         self._waiting: deque[Answer] = deque()
         self._stopping = False
@@ -178,9 +187,16 @@ class Scheduler:
             longest = max(longest, answer.transcript.prompt_tokens)
             if newcomers and longest * (len(newcomers) + 1) > self._prefill_positions:
                 break
+            if not self._fits([*self._running, *newcomers, answer]):
+                break  # whoever comes after it waits too, or it would wait for ever
             self._drop(answer)
             newcomers.append(answer)
         return newcomers
+
+    def _fits(self, answers: Sequence[Answer]) -> bool:
+        """Whether they can all come to their ends together."""
+        longest = max(answer.transcript.most_positions for answer in answers)
+        return self._batch.fits(len(answers), longest)
 
     def _drop(self, answer: Answer) -> None:
         """Take it out of the waiting line, where a cancellation may have been faster."""

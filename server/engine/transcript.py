@@ -23,6 +23,11 @@ class Transcript:
     timings_ms: dict[str, float] = field(default_factory=dict)
     _mark: float = field(default_factory=time.perf_counter)
 
+    @property
+    def most_positions(self) -> int:
+        """Of its row at the end."""
+        return self.prompt_tokens + self.request.max_new_tokens
+
     def lap(self, stage: str) -> None:
         """Book the time since the last lap under ``stage``."""
         now = time.perf_counter()

@@ -14,6 +14,7 @@ import torch
 
 from paramem.settings import Settings
 from server.engine.batch import Batch
+from server.engine.kv_cache import bytes_per_position, spare_bytes
 from server.engine.model_engine import ModelEngine
 from server.engine.scheduler import Scheduler
 
@@ -55,8 +56,18 @@ class TransformersEngine(ModelEngine):
             model,
             max_batch_size=self._settings.max_batch_size,
             num_threads=self._num_threads,
+            most_positions=self._most_positions(model),
             recorded=model.device.type == "cuda" and can_be_recorded(model, plain),
         )
+
+    @torch.inference_mode()
+    def _most_positions(self, model: ReadingModel) -> int:
+        """Of the keys and values of all that run."""
+        gib = self._settings.kv_cache_gib
+        most = spare_bytes(model.device) if gib is None else int(gib * 2**30)
+        positions = most // bytes_per_position(model.lm)
+        log.info("kv_cache", positions=positions, gib=round(most / 2**30, 2))
+        return positions
 
 
 @torch.inference_mode()

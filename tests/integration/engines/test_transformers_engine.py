@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paramem.settings import Settings
-from server.engine.batch import Batch
+from server.engine.batch import FEWEST_COLUMNS, Batch
 from server.engine.generator import (
     EngineError,
     EngineNotReadyError,
@@ -20,6 +20,7 @@ from server.engine.generator import (
     PromptTooLongError,
     SelectionUnavailableError,
 )
+from server.engine.kv_cache import bytes_per_position
 from server.engine.transformers_engine import TransformersEngine
 from tests.integration.engines.tiny_reading import SLOTS, Z_DIM, TinyReadingModel, answer
 
@@ -31,13 +32,11 @@ def model(tiny_model: Path) -> TinyReadingModel:
     return TinyReadingModel(tiny_model)
 
 
-def with_engine(model: TinyReadingModel, body: Body, *, max_batch_size: int = 32) -> None:
+def with_engine(model: TinyReadingModel, body: Body, **settings: Any) -> None:
     """Run ``body`` against a started engine, stop it, and check that nothing is left in it."""
 
     async def main() -> None:
-        engine = TransformersEngine(
-            Settings(max_batch_size=max_batch_size), load_model=lambda _settings: model
-        )
+        engine = TransformersEngine(Settings(**settings), load_model=lambda _settings: model)
         await engine.start()
         try:
             await body(engine)
@@ -87,6 +86,33 @@ def test_requests_beyond_the_batch_size_wait_their_turn(model: TinyReadingModel)
         assert [(text, last.completion_tokens) for text, last in answers] == expected
 
     with_engine(model, body, max_batch_size=2)
+
+
+def test_requests_that_the_cache_has_no_room_for_wait_their_turn(
+    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [request(number) for number in range(6)]
+    expected = [model.reference(each) for each in requests]
+    together: list[int] = []
+    step = Batch.step
+
+    def counting_step(batch: Batch, tokens: list[int]) -> torch.Tensor:
+        together.append(len(batch))
+        return step(batch, tokens)
+
+    monkeypatch.setattr(Batch, "step", counting_step)
+
+    async def body(engine: TransformersEngine) -> None:
+        together.clear()  # of the steps at the start
+        answers = await asyncio.gather(*(answer(engine, each) for each in requests))
+        assert [(text, last.completion_tokens) for text, last in answers] == expected
+
+    with torch.inference_mode():
+        room_for_two = 2 * FEWEST_COLUMNS * bytes_per_position(model.lm) / 2**30
+    with_engine(model, body, kv_cache_gib=room_for_two)
+    assert max(together) == 2
+    with_engine(model, body, kv_cache_gib=room_for_two / 100)  # one is never refused
+    assert max(together) == 1
 
 
 def test_a_prompt_larger_than_the_prefill_budget_is_served(

@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from server.engine.batch import Batch
+from server.engine.kv_cache import LaneLayer
+from server.engine.recording import Recording
 
 VOCABULARY, HIDDEN = 200, 64
 STEPS = 70  # more than the room a layer allocates ahead
@@ -147,3 +149,83 @@ def test_a_row_of_nan_spoils_neither_its_neighbours_nor_who_takes_its_place(
     rows = [alone(lm, 6, 1, 2), alone(lm, 20, 2, 2), alone(lm, 3, 3, 1)]
     expected = torch.stack([row[-1] for row in rows])
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_crowd_after_a_long_row_gets_no_more_room_than_it_may_take(lm: PreTrainedModel) -> None:
+    batch = Batch(lm, recorded=True, most_positions=2048)
+    batch.join([prompt(300, 1)])
+    batch.step([5])
+    batch.keep([])  # its room is kept: a lane of 512 columns
+    seeds = range(2, 10)
+    assert batch.fits(len(seeds), 128)
+    assert not batch.fits(len(seeds), 300)
+    batch.join([prompt(4, seed) for seed in seeds])
+    logits = batch.step([forced(seed)[0] for seed in seeds])
+    expected = torch.stack([alone(lm, 4, seed, 1)[-1] for seed in seeds])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+    batch.keep([3])
+    batch.join([prompt(1030, 1)])  # seven of the lanes go, for its columns
+    logits = batch.step([forced(5)[1], forced(1)[0]])
+    expected = torch.stack([alone(lm, 4, 5, 2)[-1], alone(lm, 1030, 1, 1)[-1]])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+    assert batch._cache is not None
+    assert batch._cache.layers[-1].room == (2, 2048)  # of two rows that do not fit, what they need
+
+
+def test_memory_that_runs_out_between_two_layers_spoils_nothing(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(lm)
+    batch.join([prompt(6, 1)])
+    make_room = LaneLayer.make_room
+    calls = 0
+
+    def run_out(layer: LaneLayer, lanes: int, columns: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.OutOfMemoryError
+        make_room(layer, lanes, columns)
+
+    monkeypatch.setattr(LaneLayer, "make_room", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        batch.join([prompt(200, 2)])
+    logits = batch.step(forced(1)[:1])
+    torch.testing.assert_close(logits[0], alone(lm, 6, 1, 1)[-1], atol=2e-4, rtol=1e-3)
+    logits = batch.join([prompt(200, 2)])
+    torch.testing.assert_close(logits, alone(lm, 200, 2, 0), atol=2e-4, rtol=1e-3)
+    logits = batch.step([forced(1)[1], forced(2)[0]])
+    expected = torch.stack([alone(lm, 6, 1, 2)[-1], alone(lm, 200, 2, 1)[-1]])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("most", "widest"), [(1 << 20, (8, 2048)), (1024, (8, 128)), (256, (2, 128))]
+)
+def test_what_is_recorded_ahead_is_what_short_requests_need(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, most: int, widest: tuple[int, int]
+) -> None:
+    made: list[tuple[int, ...]] = []
+
+    class CountedRecording(Recording[object]):
+        def __init__(self, work: object, *given: torch.Tensor, pool: object) -> None:
+            made.append(tuple(given[0].shape))
+            super().__init__(work, *given, pool=pool)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("server.engine.batch.Recording", CountedRecording)
+    batch = Batch(lm, recorded=True, most_positions=most)
+    batch.record(rows=5)
+    assert batch._cache is not None
+    assert batch._cache.layers[-1].room == widest
+    made.clear()
+
+    batch.join([prompt(5, 1)])
+    batch.join([prompt(75, 2)])
+    logits = batch.step([forced(1)[0], forced(2)[0]])
+    expected = torch.stack([alone(lm, 5, 1, 1)[-1], alone(lm, 75, 2, 1)[-1]])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
+    batch.keep([])
+    torch.testing.assert_close(
+        batch.join([prompt(90, 3)]), alone(lm, 90, 3, 0), atol=2e-4, rtol=1e-3
+    )
+    assert made == []
