@@ -295,9 +295,9 @@ class MemoryStore:
     ) -> list[Hit]:
         hits: list[Hit] = []
         for _ in range(SELECT_ATTEMPTS):
-            with self._storage.catalogue.read() as connection:
+            catalogue, allowed = self._storage.catalogue, None
+            with catalogue.read() if filters else catalogue.look() as connection:
                 row = collections.find(connection, collection)
-                allowed = None
                 if filters:
                     allowed = memories.matching(connection, row.collection_id, filters)
             found = dict(search(row, allowed))

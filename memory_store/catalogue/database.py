@@ -28,7 +28,6 @@ BUSY_TIMEOUT_S = 30.0
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 NOT_TEXT = "Could not decode to UTF-8"  # what Python says, without a code
 NOT_SOUND = "user-defined function raised exception"  # row_sums.sound, or text that is none
-ROW_DAMAGED = "the catalogue is damaged: {}; run paramem doctor --repair, which names it"
 FAILED = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
@@ -217,15 +216,13 @@ class Catalogue:
             yield
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
-                raise CorruptionError(ROW_DAMAGED.format(error)) from error
+                raise row_sums.damaged(str(error)) from error
             raise
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise self._damaged(error) from error
         except sqlite3.Error as error:
             if str(error) == NOT_SOUND:
-                raise CorruptionError(
-                    ROW_DAMAGED.format("a row does not match its checksum")
-                ) from error
+                raise row_sums.damaged("a row does not match its checksum") from error
             # of an extended code, the low byte is the kind
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:

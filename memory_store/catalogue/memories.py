@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +18,26 @@ from memory_store.errors import CorruptionError
 from memory_store.records import Hit, Memory, PassageMemory, Tier
 from memory_store.shards.shard import SealedShard
 
-MEMORY = (
-    "m.memory_id, c.name, d.document_id, d.version, m.passage, m.tier, c.fingerprint, s.name,"
-    " m.shard_row, m.checksum, m.num_bytes, m.num_tokens, m.text_start, m.text_end, m.stats,"
-    " m.created_at"
-)
+TABLES = ("memories", "documents", "collections", "shards")
+MEMORY = f"{row_sums.whole(TABLES)} FROM memories m"
 JOINED = (
-    "FROM memories m JOIN documents d USING (document_key)"
-    " JOIN collections c ON c.collection_id = m.collection_id JOIN shards s USING (shard_id)"
+    "JOIN documents d ON d.document_key = m.document_key"
+    " JOIN collections c ON c.collection_id = m.collection_id"
+    " JOIN shards s ON s.shard_id = m.shard_id"
 )
+OUTER_JOINED = JOINED.replace(
+    "JOIN", "LEFT JOIN"
+)  # a memory that names a wrong one is not left out
 POINTER = (
     "m.memory_id, coalesce(s.name, ''), m.shard_row, m.checksum,"
     f" {row_sums.is_sound('memories', 'm')} AND coalesce({row_sums.is_sound('shards', 's')}, 0)"
     " FROM memories m LEFT JOIN shards s USING (shard_id)"
 )
-SOUND = " AND ".join(
-    row_sums.sound(table, table[0]) for table in ("memories", "documents", "collections", "shards")
-)
+SOUND = " AND ".join(row_sums.sound(table, table[0]) for table in TABLES)
 LIVE = f"CASE WHEN {row_sums.sound('memories', 'm')} THEN m.removed_seq IS NULL END"
+
+Row = Sequence[Any]
+Columns = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,42 +135,44 @@ def tombstone_ids(
 def hits(connection: Connection, scores: Mapping[int, float]) -> list[Hit]:
     """The live ones of these memories, best first, in one query."""
     rows = connection.execute(
-        f"SELECT {MEMORY}, d.title, d.metadata {JOINED} WHERE {LIVE} AND {SOUND}"
-        " AND m.memory_id IN (SELECT value FROM json_each(?))",
+        f"SELECT {MEMORY} {OUTER_JOINED} WHERE m.memory_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(scores)),),
-    )
-    found = [Hit(_from_row(row[:-2]), scores[row[0]], row[-2], json.loads(row[-1])) for row in rows]
+    ).fetchall()
+    found = [
+        Hit(memory, scores[memory.memory_id], document["title"], json.loads(document["metadata"]))
+        for _, memory, document in _live(rows)
+    ]
     return sorted(found, key=lambda hit: (-hit.score, hit.memory.memory_id))
 
 
 def of_documents(connection: Connection, document_keys: Sequence[int]) -> dict[int, list[Memory]]:
     """Live memories of these versions' documents, whichever version made them, by passage."""
     rows = connection.execute(
-        f"SELECT wanted.document_key, {MEMORY} {JOINED}"
-        " JOIN documents wanted ON wanted.collection_id = d.collection_id"
-        "  AND wanted.document_id = d.document_id"
-        f" WHERE {LIVE} AND {SOUND}"
-        " AND wanted.document_key IN (SELECT value FROM json_each(?)) ORDER BY m.passage",
+        f"SELECT {row_sums.whole(TABLES)}, wanted.document_key FROM documents wanted"
+        " JOIN documents other ON other.collection_id = wanted.collection_id"
+        "  AND other.document_id = wanted.document_id"
+        f" JOIN memories m ON m.document_key = other.document_key {OUTER_JOINED}"
+        " WHERE wanted.document_key IN (SELECT value FROM json_each(?)) ORDER BY m.passage",
         (json.dumps(document_keys),),
-    )
+    ).fetchall()
     found: dict[int, list[Memory]] = defaultdict(list)
-    for row in rows:
-        found[row[0]].append(_from_row(row[1:]))
+    for row, memory, _ in _live(rows):
+        found[row[-1]].append(memory)
     return found
 
 
 def relocated(connection: Connection, memory: Memory) -> Memory | None:
     """Where a memory is now; if it was replaced meanwhile, its successor; None if it is gone."""
-    row = connection.execute(
+    rows = connection.execute(
         f"SELECT {MEMORY} {JOINED} WHERE {SOUND} AND m.memory_id IS ?", (memory.memory_id,)
-    ).fetchone()
-    if row is None:
-        row = connection.execute(
+    ).fetchall()
+    if not rows:
+        rows = connection.execute(
             f"SELECT {MEMORY} {JOINED} WHERE {LIVE} AND {SOUND} AND c.deleted_at IS NULL"
             " AND c.name IS ? AND d.document_id IS ? AND m.passage IS ?",
             (memory.collection, memory.document_id, memory.passage),
-        ).fetchone()
-    return _from_row(row) if row else None
+        ).fetchall()
+    return _memory(*row_sums.checked(TABLES, rows[0], {})) if rows else None
 
 
 def matching(connection: Connection, collection_id: int, wanted: Mapping[str, Any]) -> list[int]:
@@ -231,40 +235,55 @@ def live_at(connection: Connection, collection_id: int, seq: int) -> list[tuple[
     ).fetchall()
 
 
-def _from_row(row: tuple[Any, ...]) -> Memory:
-    (
-        memory_id,
-        collection,
-        document_id,
-        version,
-        passage,
-        tier,
-        fingerprint,
-        shard,
-        shard_row,
-        checksum,
-        num_bytes,
-        num_tokens,
-        text_start,
-        text_end,
-        stats,
-        created_at,
-    ) = row
+def _joined(m: Columns, d: Columns, c: Columns, s: Columns) -> Memory:
+    """Of the columns of a memory and of the document, collection and shard it belongs to."""
     return Memory(
-        memory_id=memory_id,
-        collection=collection,
-        document_id=document_id,
-        version=version,
-        passage=passage,
-        tier=named(Tier, tier),
-        fingerprint=fingerprint,
-        shard=shard,
-        row=shard_row,
-        checksum=checksum,
-        num_bytes=num_bytes,
-        num_tokens=num_tokens,
-        text_start=text_start,
-        text_end=text_end,
-        stats=json.loads(stats),
-        created_at=created_at,
+        memory_id=m["memory_id"],
+        collection=c["name"],
+        document_id=d["document_id"],
+        version=d["version"],
+        passage=m["passage"],
+        tier=named(Tier, m["tier"]),
+        fingerprint=c["fingerprint"],
+        shard=s["name"],
+        row=m["shard_row"],
+        checksum=m["checksum"],
+        num_bytes=m["num_bytes"],
+        num_tokens=m["num_tokens"],
+        text_start=m["text_start"],
+        text_end=m["text_end"],
+        stats=json.loads(m["stats"]),
+        created_at=m["created_at"],
+    )
+
+
+def _live(rows: Sequence[Row]) -> Iterator[tuple[Row, Memory, Columns]]:
+    """Of rows that begin with ``whole(TABLES)``, those of live memories; with their documents."""
+    known: row_sums.Known = {}
+    for row in rows:
+        parts = row_sums.checked(TABLES, row, known)
+        memory = next(parts)
+        if memory["removed_seq"] is None:  # else its document may be gone with it
+            document, collection, shard = parts
+            yield row, _memory(memory, document, collection, shard), document
+
+
+def _memory(memory: Columns, document: Columns, collection: Columns, shard: Columns) -> Memory:
+    return Memory(
+        memory_id=memory["memory_id"],
+        collection=collection["name"],
+        document_id=document["document_id"],
+        version=document["version"],
+        passage=memory["passage"],
+        tier=named(Tier, memory["tier"]),
+        fingerprint=collection["fingerprint"],
+        shard=shard["name"],
+        row=memory["shard_row"],
+        checksum=memory["checksum"],
+        num_bytes=memory["num_bytes"],
+        num_tokens=memory["num_tokens"],
+        text_start=memory["text_start"],
+        text_end=memory["text_end"],
+        stats=json.loads(memory["stats"]),
+        created_at=memory["created_at"],
     )

@@ -43,6 +43,8 @@ class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
 
     def make_room(self, lanes: int, columns: int) -> None:
         """Have buffers of this size, with what is in the lanes of the present ones."""
+        # the last step's parts would keep the old buffers of all layers
+        self.keys = self.values = self._buffers[0].new_empty(0)
         self._buffers = [_resized(buffer, lanes, columns) for buffer in self._buffers]
 
     def fill(self, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:

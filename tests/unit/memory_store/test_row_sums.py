@@ -62,6 +62,14 @@ ASKED: dict[str, tuple[str, Callable[[MemoryStore], object]]] = {
         "UPDATE memories SET text_end = text_end - 1",
         lambda store: store.select("default", key_of(TEXT), 1),
     ),
+    "document": (
+        "UPDATE memories SET document_key = (SELECT max(document_key) FROM documents)",
+        lambda store: store.select("default", key_of(TEXT), 1),
+    ),
+    "title of a hit": (
+        "UPDATE documents SET title = 'other' WHERE document_id = 'd1'",
+        lambda store: store.select("default", key_of(TEXT), 1),
+    ),
     "tombstone": (
         "UPDATE memories SET removed_seq = 1",
         lambda store: store.document("default", "d1"),

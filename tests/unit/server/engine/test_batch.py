@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,26 @@ def test_a_crowd_after_a_long_row_gets_no_more_room_than_it_may_take(lm: PreTrai
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
     assert batch._cache is not None
     assert batch._cache.layers[-1].room == (2, 2048)  # of two rows that do not fit, what they need
+
+
+def test_room_that_grows_is_never_held_twice_but_for_one_layer(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(lm)
+    batch.join([prompt(6, 1)])
+    batch.step(forced(1)[:1])
+    assert batch._cache is not None
+    before = [weakref.ref(layer._buffers[0].untyped_storage()) for layer in batch._cache.layers]
+    make_room = LaneLayer.make_room
+    alive: list[int] = []
+
+    def counting(layer: LaneLayer, lanes: int, columns: int) -> None:
+        make_room(layer, lanes, columns)
+        alive.append(sum(storage() is not None for storage in before))
+
+    monkeypatch.setattr(LaneLayer, "make_room", counting)
+    batch.join([prompt(200, 2)])
+    assert alive == list(reversed(range(len(before))))
 
 
 def test_memory_that_runs_out_between_two_layers_spoils_nothing(
