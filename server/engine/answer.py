@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from server.engine.generator import EngineError, GenerationChunk
+from server.engine.sampling import Draw
 from server.engine.transcript import Transcript
+
+Chunks = asyncio.Queue[GenerationChunk | EngineError]
 
 
 @dataclass(eq=False, slots=True)
@@ -20,48 +25,41 @@ class Answer:
 
     transcript: Transcript
     loop: asyncio.AbstractEventLoop
-    chunks: asyncio.Queue[GenerationChunk | EngineError] = field(default_factory=asyncio.Queue)
+    draw: Draw | None = None  # its way to sample; None = greedy
+    chunks: Chunks = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     prompt: torch.Tensor | None = None  # (T, h), from expansion to prefill
     last_token: int = -1
     failed: bool = False
-    _random: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        request = self.transcript.request
-        if request.temperature > 0:
-            self._random = torch.Generator()
-            if request.seed is None:
-                self._random.seed()
-            else:
-                self._random.manual_seed(request.seed)
 
     @property
     def gone(self) -> bool:
         """Whether its row may be dropped: answered to the end, failed, or no longer wanted."""
         return self.transcript.finished or self.failed or self.cancelled
 
-    def sample(self, logits: torch.Tensor) -> int:
-        """Draw a token from (V,) logits; only for a temperature above 0.
-
-        Each request draws from its own generator, so its answer does not depend on its neighbours.
-        """
-        scaled = logits.float().cpu() / self.transcript.request.temperature
-        draw = torch.multinomial(scaled.softmax(-1), 1, generator=self._random)
-        return int(draw.item())
-
-    def accept(self, token: int, stop_token_ids: frozenset[int]) -> None:
-        """Append a token and send what text it completes; the last one ends the answer."""
+    def accept(self, token: int, stop_token_ids: frozenset[int]) -> GenerationChunk | None:
+        """Append a token. Returns: what text it completes, to be sent; the last one ends the
+        answer."""
         self.last_token = token
-        chunk = self.transcript.accept(token, stop_token_ids)
-        if chunk is not None:
-            self._send(chunk)
+        return self.transcript.accept(token, stop_token_ids)
 
     def fail(self, error: EngineError) -> None:
         self.failed = True
-        self._send(error)
+        send([(self, error)])
 
-    def _send(self, item: GenerationChunk | EngineError) -> None:
+
+def send(items: Sequence[tuple[Answer, GenerationChunk | EngineError]]) -> None:
+    """Give each answer its item, and wake each event loop once for all of its own: waking it is
+    a system call, after which the engine's thread would have to wait for the interpreter."""
+    by_loop = defaultdict(list)
+    for answer, item in items:
+        by_loop[answer.loop].append((answer.chunks, item))
+    for loop, own in by_loop.items():
         # RuntimeError: the loop is closed, so nobody is left to read.
         with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.chunks.put_nowait, item)
+            loop.call_soon_threadsafe(_put, own)
+
+
+def _put(items: Sequence[tuple[Chunks, GenerationChunk | EngineError]]) -> None:
+    for chunks, item in items:
+        chunks.put_nowait(item)

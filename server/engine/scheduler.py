@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from memory_model.device_loss import is_lost
-from server.engine.answer import Answer
+from server.engine.answer import Answer, send
 from server.engine.batch import Batch
 from server.engine.core import died
 from server.engine.cores import use_cores
@@ -29,6 +29,7 @@ from server.engine.generator import (
     GenerationRequest,
 )
 from server.engine.prompt import FAILED, make_prompt
+from server.engine.sampling import NONE, Draw, next_tokens
 from server.engine.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ class Scheduler:
 
     def _submit(self, request: GenerationRequest, loop: asyncio.AbstractEventLoop) -> Answer:
         """Queue a request; ``loop`` gets its chunks. Raises: EngineNotReadyError."""
-        answer = Answer(Transcript(request, Detokenizer(self._model.decode)), loop)
+        transcript = Transcript(request, Detokenizer(self._model.decode))
+        draw = None
+        if request.temperature > 0:
+            draw = Draw(request.temperature, request.seed, self._model.device)
+        answer = Answer(transcript, loop, draw)
         with self._changed:
             if not self.alive:
                 raise EngineNotReadyError("the engine has stopped: try another server, or later")
@@ -245,14 +250,17 @@ class Scheduler:
 
     def _deliver(self, answers: Sequence[Answer], logits: torch.Tensor) -> None:
         """Give each answer the token of its row of ``logits`` (B, V)."""
-        greedy = logits.argmax(-1).tolist()
-        for row, answer in enumerate(answers):
+        tokens = next_tokens(logits, [answer.draw for answer in answers])
+        chunks: list[tuple[Answer, GenerationChunk]] = []
+        for answer, token in zip(answers, tokens, strict=True):
             try:
-                sampled = answer.transcript.request.temperature > 0
-                token = answer.sample(logits[row]) if sampled else greedy[row]
-                answer.accept(token, self._model.stop_token_ids)
+                if token == NONE:
+                    raise ArithmeticError("logits that are not numbers")
+                if chunk := answer.accept(token, self._model.stop_token_ids):
+                    chunks.append((answer, chunk))
             except Exception:
                 self._fail([answer], "deliver_failed")
+        send(chunks)
 
     def _fail(self, answers: Sequence[Answer], event: str) -> None:
         """For use in an exception handler; the exception goes to the log, not to the client."""

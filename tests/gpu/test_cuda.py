@@ -15,6 +15,7 @@ from memory_model.bundle import load_bundle
 from memory_model.calibration import create_untrained_bundle
 from memory_model.passages import Passage
 from server.engine.batch import Batch
+from server.engine.sampling import Draw, next_tokens
 from tests.tiny import save_tiny_model
 from trainer_worker.fit import Fitter
 
@@ -85,6 +86,16 @@ def test_recorded_steps_say_what_steps_say(tmp_path: Path, quantization: str) ->
     steps(2)
     assert any(step._graph is not None for step in recorded._steps.values())
     assert any(prefill._graph is not None for prefill in recorded._prefills.values())
+
+
+def test_a_seed_draws_the_same_tokens_again() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    logits = torch.randn(3, 1000, device=device)
+    first, second = (
+        next_tokens(logits, [Draw(0.8, 1, device), None, Draw(1.2, 2, device)]) for _ in range(2)
+    )
+    assert first == second
+    assert first[1] == int(logits[1].argmax())
 
 
 LOSE_DEVICE = """

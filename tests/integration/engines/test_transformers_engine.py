@@ -238,6 +238,34 @@ def test_a_seed_gives_the_same_sample_alone_and_in_company(model: TinyReadingMod
     with_engine(model, body)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_request_whose_logits_are_not_numbers_fails_alone(
+    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    join = Batch.join
+
+    def spoilt_join(batch: Batch, prompts: list[torch.Tensor]) -> torch.Tensor:
+        logits = join(batch, prompts)
+        spoilt = torch.tensor([bool(prompt.isnan().any()) for prompt in prompts])
+        assert logits.isnan().any(-1).equal(spoilt)
+        return logits
+
+    monkeypatch.setattr(Batch, "join", spoilt_join)
+    bad = GenerationRequest(
+        "dog", 5, codes=[np.full((SLOTS, Z_DIM), np.nan, np.float32)], temperature=temperature
+    )
+    good = request(1)
+
+    async def body(engine: TransformersEngine) -> None:
+        failed, (text, _) = await asyncio.gather(
+            answer(engine, bad), answer(engine, good), return_exceptions=True
+        )
+        assert isinstance(failed, EngineError)
+        assert text == model.reference(good)[0]
+
+    with_engine(model, body)
+
+
 def test_the_last_chunk_carries_totals_and_timings(model: TinyReadingModel) -> None:
     wish = request(2, max_new_tokens=5)
     positions = len(model.prompt_embeds(wish.query, wish.codes, wish.texts))
