@@ -116,7 +116,7 @@ class Scheduler:
         transcript = Transcript(request, Detokenizer(self._model.decode))
         draw = None
         if request.temperature > 0:
-            draw = Draw(request.temperature, request.seed, self._model.device)
+            draw = Draw(request.temperature, request.seed)
         answer = Answer(transcript, loop, draw)
         with self._changed:
             if not self.alive:
