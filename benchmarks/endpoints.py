@@ -39,6 +39,7 @@ from clients.loadtest.schedule import Schedule
 COLLECTION = "bench"
 COMMANDS = {"memory": "up", "RAG": "rag"}
 SLO = Slo(ttft_ms=1000, e2e_ms=5000)
+STAGES = ("embed", "rerank", "load", "queue", "expand", "prefill", "decode")
 Tell = Callable[[str], None]
 
 
@@ -79,6 +80,7 @@ def main() -> None:
         ]
         engine = endpoints[0].engine
         tell_about(tell, endpoints, questions, ignore_eos=arguments.ignore_eos)
+        stages: list[str] = []
         grid = itertools.product(
             arguments.top_k,
             arguments.score_margin,
@@ -110,6 +112,12 @@ def main() -> None:
             load += f" | {new_tokens} | {concurrency}"
             for line in rows(list(urls), load, cell):
                 tell(line)
+            stages += stage_rows(list(urls), f"{top_k} | {new_tokens} | {concurrency}", cell)
+        tell("\nThe server's stages, means in milliseconds:\n")
+        tell(f"| K | new tokens | concurrency | endpoint | {' | '.join(STAGES)} |")
+        tell("|--:|--:|--:|---" + "|--:" * len(STAGES) + "|")
+        for line in stages:
+            tell(line)
     if arguments.append:
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
@@ -168,6 +176,16 @@ def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]
         f"| {errors(found)} | {ratio} |"
         for name, found, ratio in zip(names, figures, compared, strict=True)
     ]
+
+
+def stage_rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:
+    """Where the time of one cell goes."""
+    lines = []
+    for name, replayed in zip(names, cell, strict=True):
+        spent = Figures.of(replayed, SLO).server_ms
+        told = [f"{spent[stage]:.1f}" if stage in spent else "" for stage in STAGES]
+        lines.append(f"| {load} | {name} | {' | '.join(told)} |")
+    return lines
 
 
 def told(option: float | None) -> str:

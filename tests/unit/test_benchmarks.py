@@ -68,10 +68,14 @@ def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
     grid = ["--concurrency", "1", "4", "--top-k", "2", "--requests", "4", "--ignore-eos"]
     grid += ["--new-tokens", "3", "5", "--coarse-slots", "2", "--score-margin", "100"]
     table = run("-m", "benchmarks.endpoints", *grid, PARAMEM_ENGINE="dummy", PARAMEM_WRITER="dummy")
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| 2 |")]
+    latencies, _, stages = table.partition("The server's stages")
+    rows = [line.split(" | ") for line in latencies.splitlines() if line.startswith("| 2 |")]
     cells = itertools.product(("all",), ("2",), ("3", "5"), ("1", "4"), ("memory", "RAG"))
     assert [tuple(row[1:6]) for row in rows] == list(cells)
     assert {row[11] for row in rows} == {"0"}  # errors
+    spent = [line.split(" | ") for line in stages.splitlines() if line.startswith("| 2 |")]
+    assert [row[1:4] for row in spent] == [list(row[3:6]) for row in rows]
+    assert all(float(row[4]) > 0 for row in spent)  # embed
     assert "- RAG: " in table
 
 
