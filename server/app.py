@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI, Security
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from memory_store.store import MemoryStore
@@ -63,8 +62,7 @@ def create_app(
     app.state.services = services
     app.state.snapshots = SnapshotRunner(services)
     install_error_handlers(app)
-    bearer = HTTPBearer(auto_error=False, description="Needed when the server has a key file.")
-    for module in (write, jobs, query, chat, memories, collections, snapshots):
-        app.include_router(module.router, dependencies=[Security(bearer)])
-    app.include_router(operations.router)
+    # tried in this order
+    for module in (query, chat, write, jobs, memories, collections, snapshots, operations):
+        app.include_router(module.router)
     return app

@@ -213,8 +213,9 @@ async def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def require_serving(services: ServicesDep) -> Services:
+async def require_serving(request: Request) -> Services:
     """For routes that take new work: not draining, and the engine is loaded."""
+    services = await get_services(request)
     services.refuse_if_draining()
     services.engine_info()
     return services
