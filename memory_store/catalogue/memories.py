@@ -25,9 +25,8 @@ JOINED = (
     " JOIN collections c ON c.collection_id = m.collection_id"
     " JOIN shards s ON s.shard_id = m.shard_id"
 )
-OUTER_JOINED = JOINED.replace(
-    "JOIN", "LEFT JOIN"
-)  # a memory that names a wrong one is not left out
+# for rows that are checked afterwards: a damaged one, which names no document, is not left out
+OUTER_JOINED = JOINED.replace("JOIN", "LEFT JOIN")
 POINTER = (
     "m.memory_id, coalesce(s.name, ''), m.shard_row, m.checksum,"
     f" {row_sums.is_sound('memories', 'm')} AND coalesce({row_sums.is_sound('shards', 's')}, 0)"
@@ -233,28 +232,6 @@ def live_at(connection: Connection, collection_id: int, seq: int) -> list[tuple[
         " AND (removed_seq IS NULL OR removed_seq > ?) ORDER BY memory_id",
         (collection_id, seq, seq),
     ).fetchall()
-
-
-def _joined(m: Columns, d: Columns, c: Columns, s: Columns) -> Memory:
-    """Of the columns of a memory and of the document, collection and shard it belongs to."""
-    return Memory(
-        memory_id=m["memory_id"],
-        collection=c["name"],
-        document_id=d["document_id"],
-        version=d["version"],
-        passage=m["passage"],
-        tier=named(Tier, m["tier"]),
-        fingerprint=c["fingerprint"],
-        shard=s["name"],
-        row=m["shard_row"],
-        checksum=m["checksum"],
-        num_bytes=m["num_bytes"],
-        num_tokens=m["num_tokens"],
-        text_start=m["text_start"],
-        text_end=m["text_end"],
-        stats=json.loads(m["stats"]),
-        created_at=m["created_at"],
-    )
 
 
 def _live(rows: Sequence[Row]) -> Iterator[tuple[Row, Memory, Columns]]:
