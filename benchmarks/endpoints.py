@@ -110,9 +110,10 @@ def main() -> None:
             margin = engine.score_margin if margin is None else margin
             load = f"{top_k} | {told(margin)} | {told(coarse_slots or engine.coarse_slots)}"
             load += f" | {new_tokens} | {concurrency}"
-            for line in rows(list(urls), load, cell):
+            figures = [Figures.of(replayed, SLO) for replayed in cell]
+            for line in rows(list(urls), load, cell, figures):
                 tell(line)
-            stages += stage_rows(list(urls), f"{top_k} | {new_tokens} | {concurrency}", cell)
+            stages += stage_rows(list(urls), f"{top_k} | {new_tokens} | {concurrency}", figures)
         tell("\nThe server's stages, means in milliseconds:\n")
         tell(f"| K | new tokens | concurrency | endpoint | {' | '.join(STAGES)} |")
         tell("|--:|--:|--:|---" + "|--:" * len(STAGES) + "|")
@@ -162,9 +163,10 @@ def tell_about(
     tell("|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
-def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:
+def rows(
+    names: Sequence[str], load: str, cell: Sequence[Replayed], figures: Sequence[Figures]
+) -> list[str]:
     """Of one cell. An endpoint that refused every request has no latency."""
-    figures = [Figures.of(replayed, SLO) for replayed in cell]
     ratios = latency_ratios(cell[0], cell[1])
     compared = ["– | – | –", "| |"]
     if ratios:
@@ -178,13 +180,13 @@ def rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]
     ]
 
 
-def stage_rows(names: Sequence[str], load: str, cell: Sequence[Replayed]) -> list[str]:
+def stage_rows(names: Sequence[str], load: str, figures: Sequence[Figures]) -> list[str]:
     """Where the time of one cell goes."""
     lines = []
-    for name, replayed in zip(names, cell, strict=True):
-        spent = Figures.of(replayed, SLO).server_ms
-        told = [f"{spent[stage]:.1f}" if stage in spent else "" for stage in STAGES]
-        lines.append(f"| {load} | {name} | {' | '.join(told)} |")
+    for name, found in zip(names, figures, strict=True):
+        spent = found.server_ms
+        stages = [f"{spent[stage]:.1f}" if stage in spent else "" for stage in STAGES]
+        lines.append(f"| {load} | {name} | {' | '.join(stages)} |")
     return lines
 
 

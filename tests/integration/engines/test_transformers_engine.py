@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from paramem.settings import Settings
-from server.engine.batch import FEWEST_COLUMNS, Batch
+from server.engine.batch import Batch
 from server.engine.generator import (
     EngineError,
     EngineNotReadyError,
@@ -20,44 +19,9 @@ from server.engine.generator import (
     PromptTooLongError,
     SelectionUnavailableError,
 )
-from server.engine.kv_cache import bytes_per_position
 from server.engine.transformers_engine import TransformersEngine
+from tests.integration.engines.tiny_engine import request, with_engine
 from tests.integration.engines.tiny_reading import SLOTS, Z_DIM, TinyReadingModel, answer
-
-Body = Callable[[TransformersEngine], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def model(tiny_model: Path) -> TinyReadingModel:
-    return TinyReadingModel(tiny_model)
-
-
-def with_engine(model: TinyReadingModel, body: Body, **settings: Any) -> None:
-    """Run ``body`` against a started engine, stop it, and check that nothing is left in it."""
-
-    async def main() -> None:
-        engine = TransformersEngine(Settings(**settings), load_model=lambda _settings: model)
-        await engine.start()
-        try:
-            await body(engine)
-        finally:
-            await engine.stop()
-        assert engine.load() == (0, 0)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
-def request(number: int, *, max_new_tokens: int = 24, **fields: Any) -> GenerationRequest:
-    """Prompts of different lengths: some with memories, some with text, some with neither."""
-    random = np.random.default_rng(number)
-    codes = [random.normal(size=(SLOTS, Z_DIM)).astype(np.float32) for _ in range(number % 3)]
-    return GenerationRequest(
-        query="the cat sat on the log " * (number % 4) + f"dog {number}",
-        max_new_tokens=max_new_tokens,
-        codes=codes,
-        texts=["the mat " * number] if number % 3 == 0 else [],
-        **fields,
-    )
 
 
 @pytest.mark.parametrize("together", [1, 3, 8])
@@ -75,80 +39,6 @@ def test_answers_equal_those_of_generate_alone(model: TinyReadingModel, together
             assert last.completion_tokens == tokens
 
     with_engine(model, body)
-
-
-def test_requests_beyond_the_batch_size_wait_their_turn(model: TinyReadingModel) -> None:
-    requests = [request(number, max_new_tokens=3 + 5 * (number % 4)) for number in range(9)]
-    expected = [model.reference(each) for each in requests]
-
-    async def body(engine: TransformersEngine) -> None:
-        answers = await asyncio.gather(*(answer(engine, each) for each in requests))
-        assert [(text, last.completion_tokens) for text, last in answers] == expected
-
-    with_engine(model, body, max_batch_size=2)
-
-
-def test_requests_that_the_cache_has_no_room_for_wait_their_turn(
-    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requests = [request(number) for number in range(6)]
-    expected = [model.reference(each) for each in requests]
-    together: list[int] = []
-    step = Batch.step
-
-    def counting_step(batch: Batch, tokens: list[int]) -> torch.Tensor:
-        together.append(len(batch))
-        return step(batch, tokens)
-
-    monkeypatch.setattr(Batch, "step", counting_step)
-
-    async def body(engine: TransformersEngine) -> None:
-        together.clear()  # of the steps at the start
-        answers = await asyncio.gather(*(answer(engine, each) for each in requests))
-        assert [(text, last.completion_tokens) for text, last in answers] == expected
-
-    with torch.inference_mode():
-        room_for_two = 2 * FEWEST_COLUMNS * bytes_per_position(model.lm) / 2**30
-    with_engine(model, body, kv_cache_gib=room_for_two)
-    assert max(together) == 2
-    with_engine(model, body, kv_cache_gib=room_for_two / 100)  # one is never refused
-    assert max(together) == 1
-
-
-def test_a_prompt_larger_than_the_prefill_budget_is_served(
-    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.engine.scheduler.prefill_positions", lambda _device: 8)
-    requests = [request(number) for number in range(4)]
-
-    async def body(engine: TransformersEngine) -> None:
-        answers = await asyncio.gather(*(answer(engine, each) for each in requests))
-        assert [text for text, _ in answers] == [model.reference(each)[0] for each in requests]
-
-    with_engine(model, body)
-
-
-def test_a_crowd_is_prefilled_a_few_positions_at_a_time(
-    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prefilled: list[list[int]] = []
-    join = Batch.join
-
-    def watched(batch: Batch, prompts: list[torch.Tensor]) -> torch.Tensor:
-        prefilled.append([len(prompt) for prompt in prompts])
-        return join(batch, prompts)
-
-    monkeypatch.setattr(Batch, "join", watched)
-
-    async def body(engine: TransformersEngine) -> None:
-        prefilled.clear()  # what the engine tries when it starts
-        crowd = [GenerationRequest(query="the mat " * 40, max_new_tokens=4) for _ in range(6)]
-        await asyncio.gather(*(answer(engine, each) for each in crowd))
-
-    with_engine(model, body)
-    assert sum(map(len, prefilled)) == 6
-    assert all(max(lengths) * len(lengths) <= 256 for lengths in prefilled)
-    assert max(map(len, prefilled)) > 1, "short prompts still go together"
 
 
 def test_a_stop_token_ends_the_answer_and_is_not_shown(model: TinyReadingModel) -> None:
@@ -176,20 +66,12 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(model: TinyReadingModel) 
 
 
 def test_a_client_that_leaves_frees_its_row_and_disturbs_nobody(
-    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
+    model: TinyReadingModel, rows_of_steps: list[int]
 ) -> None:
     staying = [request(number, max_new_tokens=60) for number in (1, 4)]
     expected = [model.reference(each)[0] for each in staying]
     endless = request(6, max_new_tokens=400)
     assert model.reference(endless)[1] == 400
-    rows_of_step: list[int] = []
-    step = Batch.step
-
-    def counted(batch: Batch, tokens: list[int]) -> torch.Tensor:
-        rows_of_step.append(len(tokens))
-        return step(batch, tokens)
-
-    monkeypatch.setattr(Batch, "step", counted)
 
     async def body(engine: TransformersEngine) -> None:
         leaving = engine.generate(endless)
@@ -201,7 +83,7 @@ def test_a_client_that_leaves_frees_its_row_and_disturbs_nobody(
 
     with_engine(model, body)
     # The engine finishes what it runs before it stops: a row that stayed would take 399 steps.
-    assert len(rows_of_step) < 399
+    assert len(rows_of_steps) < 399
 
 
 def test_a_client_that_leaves_the_waiting_line_is_forgotten(model: TinyReadingModel) -> None:
