@@ -25,6 +25,7 @@ from server.engine.transformers_engine import TransformersEngine
 from server.engine.vllm_engine import VllmEngine
 from tests.integration.engines.conformance import chunks_of, until_idle
 from tests.integration.engines.fake_vllm import FakeAsyncLLM, FakeVllm
+from tests.integration.engines.tiny_engine import run_started
 from tests.integration.engines.tiny_reading import answer
 from tests.integration.engines.trained import save_trained_bundle
 
@@ -61,17 +62,8 @@ def request(number: int, *, max_new_tokens: int = 12, **fields: Any) -> Generati
 
 
 def with_engine(settings: Settings, vllm: FakeVllm, body: Body) -> None:
-    async def main() -> None:
-        engine = VllmEngine(settings, start=vllm)
-        await engine.start()
-        try:
-            await body(engine)
-        finally:
-            await engine.stop()
-        assert engine.load() == (0, 0)
-        assert vllm.started[-1].shut_down
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    run_started(VllmEngine(settings, start=vllm), body)
+    assert vllm.started[-1].shut_down
 
 
 @pytest.mark.parametrize("reader", ReaderKind)

@@ -1,26 +1,30 @@
-"""The transformers engine on the tiny reading model, and requests for it."""
+"""A started engine, the transformers engine on the tiny reading model, and requests for it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from paramem.settings import Settings
-from server.engine.generator import GenerationRequest
+from server.engine.generator import GenerationRequest, Generator
 from server.engine.transformers_engine import TransformersEngine
 from tests.integration.engines.tiny_reading import SLOTS, Z_DIM, TinyReadingModel
 
+Engine = TypeVar("Engine", bound=Generator)
 Body = Callable[[TransformersEngine], Coroutine[Any, Any, None]]
 
 
 def with_engine(model: TinyReadingModel, body: Body, **settings: Any) -> None:
-    """Run ``body`` against a started engine, stop it, and check that nothing is left in it."""
+    run_started(TransformersEngine(Settings(**settings), load_model=lambda _settings: model), body)
+
+
+def run_started(engine: Engine, body: Callable[[Engine], Coroutine[Any, Any, None]]) -> None:
+    """Run ``body`` against the engine, started; stop it, and check that nothing is left in it."""
 
     async def main() -> None:
-        engine = TransformersEngine(Settings(**settings), load_model=lambda _settings: model)
         await engine.start()
         try:
             await body(engine)
