@@ -2,9 +2,9 @@
 
     python -m benchmarks.writes --data DIR --set squad-train --documents 64 --batches 1 16 64
 
-Each batch size writes the same documents, the sizes in turn, so that a busy moment of the machine
-meets them all; ratios are against the first size. ``fast`` is measured with and without the report
-of its own loss (``PARAMEM_MEASURE_FAST``).
+Each batch size writes the same documents (of ``fit`` at least one whole batch), the sizes in turn,
+so that a busy moment of the machine meets them all; ratios are against the first size. ``fast`` is
+measured with and without the report of its own loss (``PARAMEM_MEASURE_FAST``).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def main() -> None:
             )
             for batch in arguments.batches
         }
-        rates = measure(writers, documents[:some], tier, config.slots, rounds)
+        parts = {batch: documents[: max(some, batch)] for batch in writers}
+        rates = measure(writers, parts, tier, config.slots, rounds)
         first = rates[arguments.batches[0]]
         for batch, rate in rates.items():
             say(f"| {name} | {batch} | {rate:.2f} | {rate / first:.2f} |")
@@ -70,7 +71,7 @@ def main() -> None:
 
 def measure(
     writers: dict[int, ModelWriter],
-    documents: Sequence[SourceDocument],
+    parts: Mapping[int, Sequence[SourceDocument]],
     tier: Tier,
     slots: int,
     rounds: int,
@@ -79,6 +80,7 @@ def measure(
     best = dict.fromkeys(writers, 0.0)
     for _ in range(rounds):
         for batch, writer in writers.items():
+            documents = parts[batch]
             started = time.perf_counter()
             for start in range(0, len(documents), batch):
                 writer.write(documents[start : start + batch], tier, slots, lambda _p, _s: None)
