@@ -24,6 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 from memory_model.base import chosen_device
 from memory_model.errors import ModelNotFoundError
 from memory_model.library import find_in_wheel, pull
+from memory_model.recording import ReadingRecordings
 from paramem.settings import Settings
 
 FloatArray = npt.NDArray[np.float32]
@@ -54,14 +55,16 @@ FAMILIES = {
 
 
 class SentenceEncoder:
-    """Thread-safe: holds no state that a call changes."""
+    """Thread-safe: holds no state that a call changes, unless queries are recorded."""
 
     def __init__(self, name: str, directory: Path, device: str) -> None:
         self.name = name
         self._family = family_of(name)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
         self._model: Any = AutoModel.from_pretrained(directory).eval().to(device)
+        self.device: torch.device = self._model.device
         self.dim = int(self._model.config.hidden_size)
+        self._recordings: ReadingRecordings | None = None
         digest = xxhash.xxh3_128(repr(self._family).encode())
         for file in sorted(directory.glob("*.safetensors")):
             digest.update(file.read_bytes())
@@ -81,18 +84,34 @@ class SentenceEncoder:
         return vectors
 
     @torch.inference_mode()
+    def record_queries(self, most: int) -> None:
+        """Replay, from here on, what up to ``most`` short texts take. One thread encodes then.
+
+        Raises: RuntimeError if that cannot be recorded.
+        """
+        inputs = self._tokenize(["a"])
+        self._recordings = ReadingRecordings(self._pooled, *inputs, most_rows=most)
+
+    @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> FloatArray:
-        inputs = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        ).to(self._model.device)
-        states = self._model(**inputs).last_hidden_state  # (B, L, h)
-        if self._family.pooling == "first":
-            pooled = states[:, 0]
-        else:
-            mask = inputs["attention_mask"][..., None]  # (B, L, 1)
-            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        pooled = (self._recordings or self._pooled)(*self._tokenize(texts))[: len(texts)]
         vectors: FloatArray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
         return vectors
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns: token ids and mask, (B, L) both."""
+        inputs = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        ).to(self.device)
+        return inputs["input_ids"], inputs["attention_mask"]
+
+    def _pooled(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, L), (B, L) -> (B, h)"""
+        states: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if self._family.pooling == "first":
+            return states[:, 0]
+        weights = mask[..., None]  # (B, L, 1)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def load_encoder(settings: Settings) -> SentenceEncoder:

@@ -15,7 +15,7 @@ from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.cores import helper_thread
-from server.engine.dynamic_batcher import DynamicBatcher
+from server.engine.dynamic_batcher import DynamicBatcher, try_to_record
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
@@ -46,9 +46,7 @@ class RagEngine:
 
     async def start(self) -> None:
         await self._llm.start()
-        self._encoder = await asyncio.get_running_loop().run_in_executor(
-            self._thread, load_encoder, self._settings
-        )
+        self._encoder = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
     async def stop(self) -> None:
         await self._llm.stop()
@@ -92,6 +90,12 @@ class RagEngine:
 
     def load(self) -> tuple[int, int]:
         return self._llm.load()
+
+    def _load(self) -> SentenceEncoder:
+        encoder = load_encoder(self._settings)
+        if encoder.device.type == "cuda":
+            try_to_record(encoder.record_queries)
+        return encoder
 
     def _embed(self, queries: Sequence[str]) -> FloatArray:
         """(B, d)"""

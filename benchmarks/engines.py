@@ -45,7 +45,14 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     arguments = parser.parse_args()
     memories = make_memories(load_settings(engine=arguments.engines[0]))
-    cells = make_cells(memories, arguments.concurrency, arguments.requests, arguments.new_tokens)
+    orders = list(itertools.permutations(range(len(memories)), 2))
+    prompts = 2 * arguments.requests * len(arguments.concurrency)
+    if prompts > len(orders):
+        parser.error(f"{prompts} prompts, but only {len(orders)} begin differently: ask for fewer")
+    random.Random(0).shuffle(orders)
+    cells = make_cells(
+        memories, orders, arguments.concurrency, arguments.requests, arguments.new_tokens
+    )
     expected: list[list[str]] = []
     sys.stdout.write(
         "| engine | dtype | start | kind | concurrency | n | positions | TTFT p50 | tokens/s "
@@ -66,12 +73,14 @@ class Cell:
 
 
 def make_cells(
-    memories: list[FloatArray], concurrencies: Sequence[int], count: int, new_tokens: int
+    memories: list[FloatArray],
+    orders: list[tuple[int, int]],
+    concurrencies: Sequence[int],
+    count: int,
+    new_tokens: int,
 ) -> list[Cell]:
-    """``count`` requests each."""
+    """``count`` requests each, whose prompts begin with two memories of ``orders``."""
     questions = [question.question for question in demo_questions()]
-    orders = list(itertools.permutations(range(len(memories)), 2))
-    random.Random(0).shuffle(orders)
 
     def request(number: int, query: str | None) -> GenerationRequest:
         first = orders.pop()

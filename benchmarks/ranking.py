@@ -86,7 +86,7 @@ def rank_by_attention(
         scores = selector.queries([query])[0].cpu() @ keys.T  # (P,)
         router, best = scores.topk(min(CANDIDATES, len(keys)))
         token_ids = model.bundle.base.tokenize(query)
-        tokens = compressor.compress([token_ids], slots=len(token_ids))[0]  # (T, d)
+        tokens = compressor.compress_tokens([token_ids])[0]  # (T, d)
         candidates = torch.stack([codes[int(row)] for row in best])  # (C, m, d)
         reranked = selector.reranker(tokens, candidates, router.to(tokens.device)).cpu()
         order = reranked.argsort(descending=True)[:k]

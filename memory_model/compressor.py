@@ -66,6 +66,12 @@ class Compressor(nn.Module):
         """
         return self.head(*self.windows(token_ids, slots))
 
+    def compress_tokens(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Codes of each token, as a window of its own. Returns: (B, L, d) float32; padding's are
+        meaningless."""
+        reading = self.read(token_ids)
+        return self.head(reading.embedded, reading.states)
+
     def windows(
         self, token_ids: Sequence[Sequence[int]], slots: int | torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:

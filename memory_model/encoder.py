@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from memory_model.base import BaseModel
+from memory_model.recording import ReadingRecordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +36,43 @@ class Reading:
 
 
 class Encoder:
-    """Reads token ids with a trunk; holds no weights of its own and no state."""
+    """Reads token ids with a trunk; holds no weights of its own."""
 
     def __init__(self, base: BaseModel, trunk: Any) -> None:
         """``trunk``: what :func:`first_layers` gives, perhaps with an adapter in it."""
         self.trunk = trunk
         self._pad_id = base.tokenizer.pad_token_id or 0
+        self._recordings: ReadingRecordings | None = None
 
     def __call__(self, token_ids: Sequence[Sequence[int]]) -> Reading:
         """Run the layers on B passages of at least one token each."""
         ids, mask = self._pad(token_ids)
         embedded = self.trunk.get_input_embeddings()(ids)  # (B, L, h)
+        states = (self._recordings or self._states)(embedded, mask)
+        rows, columns = ids.shape
+        return Reading(ids, embedded.float(), states[:rows, :columns].float(), mask)
+
+    @torch.inference_mode()
+    def record(self, most_rows: int) -> None:
+        """Replay, from here on, what up to ``most_rows`` short passages take. For one thread, and
+        without gradients.
+
+        Raises: RuntimeError if the layers wait for the device.
+        """
+        ids, mask = self._pad([[0, 1]])  # any text
+        embedded = self.trunk.get_input_embeddings()(ids)
+        self._recordings = ReadingRecordings(self._states, embedded, mask, most_rows=most_rows)
+
+    def _states(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, L, h), (B, L) -> (B, L, h), after the last layer."""
         lowest = torch.finfo(embedded.dtype).min
         attention = torch.where(mask, 0.0, lowest).to(embedded.dtype)  # (B, L)
-        attention = attention[:, None, None, :].expand(-1, 1, ids.shape[1], -1)  # (B, 1, L, L)
+        attention = attention[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, L, L)
         output = self.trunk(
             inputs_embeds=embedded, attention_mask=attention.contiguous(), use_cache=False
         )
-        return Reading(ids, embedded.float(), output.last_hidden_state.float(), mask)
+        states: torch.Tensor = output.last_hidden_state
+        return states
 
     def _pad(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-pad to the longest. Returns: ids (B, L) and mask (B, L) bool."""

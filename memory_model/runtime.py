@@ -115,7 +115,7 @@ def _trained_bundle(settings: Settings) -> Path | None:
 class ReadingModel:
     """The LLM side of the read path: query vectors and prompts as ``inputs_embeds``.
 
-    Thread-safe: holds no state that a call changes.
+    Thread-safe: holds no state that a call changes, unless queries are recorded.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -132,6 +132,7 @@ class ReadingModel:
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self.selections = bundle.selections
+        self._encoders = (bundle.compressor.encoder, bundle.selector.encoder)
         self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
 
@@ -168,13 +169,12 @@ class ReadingModel:
         Returns: for each query C.
         """
         token_ids = [self._base.tokenize(query) for query in queries]
-        lengths = [len(ids) for ids in token_ids]
-        tokens = self.bundle.compressor.compress(token_ids, torch.tensor(lengths))  # (B, T, d)
+        tokens = self.bundle.compressor.compress_tokens(token_ids)  # (B, T, d)
         reranked = []
-        for row, candidates, router, length in zip(tokens, codes, scores, lengths, strict=True):
+        for row, ids, candidates, router in zip(tokens, token_ids, codes, scores, strict=True):
             slots = torch.from_numpy(np.stack(candidates)).to(self.device)  # (C, m, d)
             cosines = torch.tensor(router, device=self.device)  # (C,)
-            reranked.append(self.bundle.selector.reranker(row[:length], slots, cosines))
+            reranked.append(self.bundle.selector.reranker(row[: len(ids)], slots, cosines))
         return [scores.tolist() for scores in reranked]  # all at once: a GPU is waited for here
 
     @torch.inference_mode()
@@ -196,9 +196,17 @@ class ReadingModel:
 
     def pack(self) -> None:
         """Keep the LLM's weights for fast forwards; they cannot be saved afterwards."""
-        encoders = (self.bundle.compressor.encoder, self.bundle.selector.encoder)
-        for module in (self.lm, *(encoder.trunk for encoder in encoders)):
+        for module in (self.lm, *(encoder.trunk for encoder in self._encoders)):
             pack_linears(module)
+
+    def record_queries(self, most: int) -> None:
+        """Replay, from here on, what selecting by up to ``most`` short queries takes of the LLM.
+        One thread selects then.
+
+        Raises: RuntimeError if that cannot be recorded.
+        """
+        for encoder in self._encoders:
+            encoder.record(most)
 
     def forget_layers(self) -> None:
         """Free what only generating needs: the LLM's layers and output head. What selection and

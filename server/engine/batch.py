@@ -17,9 +17,9 @@ import torch
 from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel
 
+from memory_model.recording import Recording, graph_pool, power_of_two
 from server.engine import kv_cache
 from server.engine.attention_mask import decode_mask, sliding_window
-from server.engine.recording import Recording, graph_pool
 
 FEWEST_COLUMNS = 128
 PREFILL_COLUMNS = 64
@@ -205,8 +205,3 @@ class Batch:
 def _room_for(rows: int, columns: int) -> tuple[int, int]:
     """(lanes, columns)"""
     return power_of_two(rows), power_of_two(columns, FEWEST_COLUMNS)
-
-
-def power_of_two(number: int, least: int = 1) -> int:
-    """The smallest that is not below either."""
-    return 1 << (max(number, least) - 1).bit_length()

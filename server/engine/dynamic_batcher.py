@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
+import structlog
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST = 16
 """Of a batch. On a CPU, where work grows with the batch, the first must not wait for a crowd."""
+
+log = structlog.get_logger(__name__)
 
 
 class DynamicBatcher(Generic[Item, Result]):
@@ -78,3 +82,11 @@ class DynamicBatcher(Generic[Item, Result]):
                 return [error]
         # one that fails must not fail its neighbours
         return [self._try([item])[0] for item in items]
+
+
+def try_to_record(record: Callable[[int], None]) -> None:
+    """``record`` what batches of up to ``MOST`` take. What cannot be is slower, not gone."""
+    try:
+        record(MOST)
+    except RuntimeError:  # an operator that waits for the device, say
+        log.warning("selection_not_recorded", exc_info=True)

@@ -12,7 +12,7 @@ from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.core import Core
 from server.engine.cores import helper_thread
-from server.engine.dynamic_batcher import DynamicBatcher
+from server.engine.dynamic_batcher import DynamicBatcher, try_to_record
 from server.engine.generator import (
     ATTENTION,
     EngineInfo,
@@ -51,6 +51,8 @@ class ModelEngine:
     def _make_core(self) -> Core:
         if self._model is None:
             self._model = self._load_model(self._settings)
+            if self._model.device.type == "cuda":
+                try_to_record(self._model.record_queries)
         return self._start_core(self._model)
 
     async def start(self) -> None:

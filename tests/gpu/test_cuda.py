@@ -7,13 +7,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from baselines.encoder import load_encoder
 from memory_model.base import load_base
 from memory_model.bundle import load_bundle
 from memory_model.calibration import create_untrained_bundle
 from memory_model.passages import Passage
+from memory_model.runtime import ReadingModel, open_bundle
+from paramem.settings import Settings
 from server.engine.batch import Batch
 from server.engine.sampling import Draw, next_tokens
 from tests.tiny import save_tiny_model
@@ -86,6 +90,31 @@ def test_recorded_steps_say_what_steps_say(tmp_path: Path, quantization: str) ->
     steps(2)
     assert any(step._graph is not None for step in recorded._steps.values())
     assert any(prefill._graph is not None for prefill in recorded._prefills.values())
+
+
+def test_recorded_queries_are_selected_for_as_before(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", hidden=128)
+    settings = Settings(home=tmp_path, model=str(model), device="cuda", slots=4, z_dim=32)
+    reading = ReadingModel(open_bundle(settings))
+    queries = ["the cat", "a", "where did the heron fish at dawn?"]
+    codes = [[np.ones((4, 32), np.float32) * number for number in (1, 2)]] * 3
+    plain = reading.embed_queries(queries, "router")
+    ranked = reading.rerank(queries, codes, [[0.2, 0.1]] * 3)
+    reading.record_queries(4)
+    for _ in range(2):
+        recorded = reading.embed_queries(queries, "router")
+        np.testing.assert_allclose(recorded, plain, atol=0.05)
+        reranked = reading.rerank(queries, codes, [[0.2, 0.1]] * 3)
+        np.testing.assert_allclose(reranked, ranked, atol=0.05)
+
+
+@pytest.mark.model
+def test_recorded_queries_get_the_vectors_they_had(tmp_path: Path) -> None:
+    encoder = load_encoder(Settings(home=tmp_path, device="cuda"))
+    texts = ["Herons fish at dawn.", "A cat."]
+    plain = encoder.queries(texts)
+    encoder.record_queries(4)
+    np.testing.assert_allclose(encoder.queries(texts), plain, atol=0.01)
 
 
 def test_a_seed_draws_the_same_tokens_as_on_a_cpu() -> None:

@@ -49,8 +49,7 @@ def train_reranker(
     for number, text in enumerate(asked):
         rows = hard_negatives(router[number], int(gold[number]), config.negatives, random_)
         with torch.no_grad():
-            tokens = networks.base.tokenize(text)
-            query = compressor.compress([tokens], slots=len(tokens))[0]  # (T, d)
+            query = compressor.compress_tokens([networks.base.tokenize(text)])[0]  # (T, d)
         scores = reranker(
             query, codes[rows].to(query), router[number, rows].to(query)
         )  # (1 + negatives,), the right one first

@@ -34,6 +34,14 @@ def test_a_batch_gives_what_each_text_alone_would_get(encoder: SentenceEncoder) 
     np.testing.assert_allclose(encoder.passages(TEXTS), alone, atol=1e-5)
 
 
+@pytest.mark.model
+def test_recorded_queries_get_the_vectors_they_had(tmp_path: Path) -> None:
+    encoder = load_encoder(Settings(home=tmp_path, device="cpu"))
+    before = encoder.queries(TEXTS)
+    encoder.record_queries(4)
+    np.testing.assert_allclose(encoder.queries(TEXTS), before, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "pooling", "prefix"),
     [

@@ -18,6 +18,14 @@ def test_passages_of_one_batch_can_have_different_numbers_of_slots(tiny_bundle: 
         torch.testing.assert_close(codes[1, :2], compressor.compress([SHORT], slots=2)[0])
 
 
+def test_codes_of_tokens_are_those_of_windows_of_one_token(tiny_bundle: Bundle) -> None:
+    compressor = tiny_bundle.compressor
+    with torch.no_grad():
+        codes = compressor.compress_tokens([LONG, SHORT])  # (2, 10, d)
+        torch.testing.assert_close(codes[0], compressor.compress([LONG], slots=len(LONG))[0])
+        torch.testing.assert_close(codes[1, :2], compressor.compress([SHORT], slots=2)[0])
+
+
 def test_codes_equal_a_plain_loop_over_windows(tiny_bundle: Bundle) -> None:
     compressor = tiny_bundle.compressor
     with torch.no_grad():

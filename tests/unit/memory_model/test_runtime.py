@@ -92,18 +92,44 @@ def test_a_model_without_its_layers_still_selects_and_makes_prompts(
         np.testing.assert_array_equal(was, now)
 
 
-def test_queries_in_a_batch_are_selected_for_as_if_alone(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def reading_model(tiny_model: Path, tmp_path: Path) -> ReadingModel:
     settings = Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32)
-    model = ReadingModel(open_bundle(settings))
-    queries = ["the cat", "a", "where did the heron fish at dawn?"]
-    for selection in model.selections:
-        batch = model.embed_queries(queries, selection)
-        alone = [model.embed_queries([query], selection)[0] for query in queries]
-        np.testing.assert_allclose(batch, alone, atol=1e-5)
+    return ReadingModel(open_bundle(settings))
+
+
+QUERIES = ["the cat", "a", "where did the heron fish at dawn?"]
+
+
+def candidates(*counts: int) -> tuple[list[list[np.ndarray]], list[list[float]]]:
+    """Codes and scores of so many for each query."""
     random = np.random.default_rng(0)
-    codes = [list(random.standard_normal((count, 4, 32), np.float32)) for count in (3, 1, 2)]
-    scores = [[0.3, 0.2, 0.1], [0.5], [0.2, 0.1]]
-    together = model.rerank(queries, codes, scores)
-    for row, found in enumerate(zip(queries, codes, scores, strict=True)):
-        [expected] = model.rerank(*([each] for each in found))
+    codes = [list(random.standard_normal((count, 4, 32), np.float32)) for count in counts]
+    return codes, [[0.3, 0.2, 0.1][:count] for count in counts]
+
+
+def test_queries_in_a_batch_are_selected_for_as_if_alone(reading_model: ReadingModel) -> None:
+    for selection in reading_model.selections:
+        batch = reading_model.embed_queries(QUERIES, selection)
+        alone = [reading_model.embed_queries([query], selection)[0] for query in QUERIES]
+        np.testing.assert_allclose(batch, alone, atol=1e-5)
+    codes, scores = candidates(3, 1, 2)
+    together = reading_model.rerank(QUERIES, codes, scores)
+    for row, found in enumerate(zip(QUERIES, codes, scores, strict=True)):
+        [expected] = reading_model.rerank(*([each] for each in found))
         assert together[row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_recorded_queries_are_selected_for_as_before(reading_model: ReadingModel) -> None:
+    codes, scores = candidates(3, 1, 2)
+
+    def everything() -> list[np.ndarray]:
+        selections = reading_model.selections
+        vectors = [reading_model.embed_queries(QUERIES, selection) for selection in selections]
+        reranked = reading_model.rerank(QUERIES, codes, scores)
+        return [*vectors, *(np.array(each) for each in reranked)]
+
+    before = everything()
+    reading_model.record_queries(4)
+    for was, now in zip(before, everything(), strict=True):
+        np.testing.assert_allclose(was, now, atol=1e-5)

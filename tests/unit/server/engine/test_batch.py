@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from memory_model.recording import Recording
 from server.engine.batch import Batch
 from server.engine.kv_cache import LaneLayer
-from server.engine.recording import Recording
 
 VOCABULARY, HIDDEN = 200, 64
 STEPS = 70  # more than the room a layer allocates ahead

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.engine.dynamic_batcher import MOST, DynamicBatcher
+from server.engine.dynamic_batcher import MOST, DynamicBatcher, try_to_record
 
 
 class Doubling:
@@ -115,3 +115,14 @@ def test_after_the_shutdown_of_the_thread_nobody_waits_for_ever(
             await doubling.doubled(3)
 
     run(body)
+
+
+def test_what_cannot_be_recorded_is_done_as_before() -> None:
+    asked: list[int] = []
+
+    def record(most: int) -> None:
+        asked.append(most)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    try_to_record(record)
+    assert asked == [MOST]

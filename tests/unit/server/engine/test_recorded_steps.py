@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from server.engine import batch as batch_module
-from server.engine.recording import Recording
 from server.engine.transformers_engine import can_be_recorded, first_steps
 from tests.integration.engines.tiny_reading import TinyReadingModel
 
@@ -17,21 +15,6 @@ from tests.integration.engines.tiny_reading import TinyReadingModel
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> Any:
     return TinyReadingModel(tiny_model)
-
-
-def test_what_is_given_is_copied_to_where_the_work_looks() -> None:
-    seen: list[int] = []
-
-    def work(given: torch.Tensor) -> torch.Tensor:
-        seen.append(given.data_ptr())
-        return given + 1
-
-    first = torch.tensor([1, 2])
-    recording = Recording(work, first, pool=None)
-    assert recording(first).tolist() == [2, 3]
-    assert recording(torch.tensor([3, 4])).tolist() == [4, 5]
-    assert len(set(seen)) == 1
-    assert first.tolist() == [1, 2]
 
 
 def test_steps_are_recorded_where_they_say_the_same(model: Any) -> None:
