@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clients.demo import demo_documents, demo_questions
@@ -43,16 +44,15 @@ def main() -> None:
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--ignore-eos", action="store_true", help="exactly so many new tokens")
     arguments = parser.parse_args()
-    memories = make_memories(load_settings(engine=arguments.engines[0]))
-    orders = list(itertools.permutations(range(len(memories)), 2))
-    prompts = 2 * arguments.requests * len(arguments.concurrency)
-    if prompts > len(orders):
-        parser.error(f"{prompts} prompts, but only {len(orders)} begin differently: ask for fewer")
-    random.Random(0).shuffle(orders)
-    cells = make_cells(
-        memories, orders, arguments.concurrency, arguments.requests, arguments.new_tokens
-    )
+    with ThreadPoolExecutor(1) as thread:  # its OpenMP team must not stay beside the engine's
+        memories = thread.submit(make_memories, load_settings(engine=arguments.engines[0])).result()
+    prompts = Prompts(memories, arguments.new_tokens, arguments.ignore_eos)
+    needed = 2 * arguments.requests * len(arguments.concurrency)
+    if needed > prompts.left:
+        parser.error(f"{needed} prompts, but only {prompts.left} begin differently: ask for fewer")
+    cells = make_cells(prompts, arguments.concurrency, arguments.requests)
     expected: list[list[str]] = []
     sys.stdout.write(
         "| engine | dtype | start | kind | concurrency | n | positions | TTFT p50 | tokens/s "
@@ -72,26 +72,36 @@ class Cell:
     requests: list[GenerationRequest]
 
 
-def make_cells(
-    memories: list[FloatArray],
-    orders: list[tuple[int, int]],
-    concurrencies: Sequence[int],
-    count: int,
-    new_tokens: int,
-) -> list[Cell]:
-    """``count`` requests each, whose prompts begin with two memories of ``orders``."""
-    questions = [question.question for question in demo_questions()]
+class Prompts:
+    """Makes requests, no two of which begin with the same memories."""
 
-    def request(number: int, query: str | None) -> GenerationRequest:
-        first = orders.pop()
-        rest = [each for each in range(len(memories)) if each not in first]
+    def __init__(self, memories: list[FloatArray], new_tokens: int, ignore_eos: bool) -> None:
+        self._memories = memories
+        self._new_tokens = new_tokens
+        self._ignore_eos = ignore_eos
+        self._beginnings = list(itertools.permutations(range(len(memories)), 2))
+        random.Random(0).shuffle(self._beginnings)
+
+    @property
+    def left(self) -> int:
+        return len(self._beginnings)
+
+    def request(self, number: int, query: str | None) -> GenerationRequest:
+        """The next one; ``number`` draws its other memories."""
+        first = self._beginnings.pop()
+        rest = [each for each in range(len(self._memories)) if each not in first]
         chosen = [*first, *random.Random(number).sample(rest, TOP_K - len(first))]
-        return GenerationRequest(query, new_tokens, codes=[memories[each] for each in chosen])
+        codes = [self._memories[each] for each in chosen]
+        return GenerationRequest(query, self._new_tokens, codes=codes, ignore_eos=self._ignore_eos)
 
+
+def make_cells(prompts: Prompts, concurrencies: Sequence[int], count: int) -> list[Cell]:
+    """``count`` requests each."""
+    questions = [question.question for question in demo_questions()]
     cells = []
     for concurrency in concurrencies:
-        ask = [request(i, questions[i % len(questions)]) for i in range(count)]
-        recite = [request(i, None) for i in range(count)]
+        ask = [prompts.request(i, questions[i % len(questions)]) for i in range(count)]
+        recite = [prompts.request(i, None) for i in range(count)]
         kinds = {"ask": ask, "recite": recite, "again": ask}
         cells += [Cell(kind, concurrency, requests) for kind, requests in kinds.items()]
     return cells

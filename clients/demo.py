@@ -107,8 +107,12 @@ def _await_ready(
                 f"the server was not ready after {START_S:g} s:\n{_last_words(log_path)}"
             )
         try:
-            if client.ready().ready:
+            readiness = client.ready()
+            if readiness.ready:
                 return
+            engine = readiness.checks.get("engine", {})
+            if engine.get("state") == "failed":  # it stays up to say so
+                raise DemoServerError(f"the engine did not start: {engine.get('error')}")
             on_wait("loading the model")
         except (ConnectionError, APIError):
             on_wait("starting the server")

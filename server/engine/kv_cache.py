@@ -1,7 +1,7 @@
 """Keys and values of the running batch, at addresses that stay: a lane for each row.
 
 A row is written into its lane once, when it joins, and one that leaves makes room for another. What
-else runs is neither copied nor moved, and a recorded step (``recording.py``) finds it where it was.
+else runs is neither copied nor moved, and a recorded step finds it where it was.
 Position p of a row is column p of its lane. Symbols: N = lanes in use, T = positions of a prompt,
 C = columns that a step looks at.
 """
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 KEPT_POSITIONS = 1 << 14  # 2 GiB of Llama-3.1-8B
-SHARE = 0.5  # of what is free: a worker may start beside, and a forward needs room of its own
 
 
 class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
@@ -93,15 +91,6 @@ def bytes_per_position(lm: PreTrainedModel) -> int:
     embeds = lm.get_input_embeddings()(torch.zeros(1, 1, dtype=torch.long, device=lm.device))
     cache = lm(inputs_embeds=embeds, past_key_values=empty(), use_cache=True).past_key_values
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-
-
-def spare_bytes(device: torch.device) -> int:
-    """What the cache may take there unless told otherwise."""
-    if device.type == "cuda":
-        free, _whole = torch.cuda.mem_get_info(device)
-    else:
-        free = psutil.virtual_memory().available
-    return int(SHARE * free)
 
 
 def empty() -> DynamicCache:

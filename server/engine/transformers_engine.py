@@ -15,12 +15,15 @@ import torch
 from memory_model.recording import says_the_same
 from paramem.settings import Settings
 from server.engine.batch import Batch
-from server.engine.kv_cache import bytes_per_position, spare_bytes
+from server.engine.kv_cache import bytes_per_position
 from server.engine.model_engine import ModelEngine
 from server.engine.scheduler import Scheduler
+from server.engine.spare_memory import spare_memory
 
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
+
+KV_SHARE = 0.5  # of free memory: a worker may start beside, and a forward needs room of its own
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +66,7 @@ class TransformersEngine(ModelEngine):
     def _most_positions(self, model: ReadingModel) -> int:
         """Of the keys and values of all that run."""
         gib = self._settings.kv_cache_gib
-        most = spare_bytes(model.device) if gib is None else int(gib * 2**30)
+        most = int(KV_SHARE * spare_memory(model.device) if gib is None else gib * 2**30)
         positions = most // bytes_per_position(model.lm)
         log.info("kv_cache", positions=positions, gib=round(most / 2**30, 2))
         return positions
