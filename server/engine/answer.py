@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -42,6 +42,23 @@ class Answer:
         answer."""
         self.last_token = token
         return self.transcript.accept(token, stop_token_ids)
+
+    async def next_chunk(self) -> GenerationChunk:
+        """What has come since the last one, together: a loop that is behind sends longer pieces,
+        not more of them. In ``loop``.
+
+        Raises: EngineError, after what came before it.
+        """
+        item, texts = await self.chunks.get(), list[str]()
+        while not (isinstance(item, EngineError) or item.finish_reason or self.chunks.empty()):
+            texts.append(item.text)
+            item = self.chunks.get_nowait()
+        if not isinstance(item, EngineError):
+            return replace(item, text="".join([*texts, item.text])) if texts else item
+        if not texts:
+            raise item
+        self.chunks.put_nowait(item)  # nothing comes behind it
+        return GenerationChunk("".join(texts))
 
     def fail(self, error: EngineError) -> None:
         self.failed = True

@@ -102,11 +102,9 @@ class Scheduler:
         answer = self._submit(request, asyncio.get_running_loop())
         try:
             while True:
-                item = await answer.chunks.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.finish_reason is not None:
+                chunk = await answer.next_chunk()
+                yield chunk
+                if chunk.finish_reason is not None:
                     return
         finally:
             self._cancel(answer)
