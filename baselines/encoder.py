@@ -94,7 +94,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> FloatArray:
-        pooled = (self._recordings or self._pooled)(*self._tokenize(texts))[: len(texts)]
+        pooled = (self._recordings or self._pooled)(*self._tokenize(texts))
         vectors: FloatArray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
         return vectors
 

@@ -49,9 +49,6 @@ def main() -> None:
     with ThreadPoolExecutor(1) as thread:  # its OpenMP team must not stay beside the engine's
         memories = thread.submit(make_memories, load_settings(engine=arguments.engines[0])).result()
     prompts = Prompts(memories, arguments.new_tokens, arguments.ignore_eos)
-    needed = 2 * arguments.requests * len(arguments.concurrency)
-    if needed > prompts.left:
-        parser.error(f"{needed} prompts, but only {prompts.left} begin differently: ask for fewer")
     cells = make_cells(prompts, arguments.concurrency, arguments.requests)
     expected: list[list[str]] = []
     sys.stdout.write(
@@ -82,12 +79,10 @@ class Prompts:
         self._beginnings = list(itertools.permutations(range(len(memories)), 2))
         random.Random(0).shuffle(self._beginnings)
 
-    @property
-    def left(self) -> int:
-        return len(self._beginnings)
-
     def request(self, number: int, query: str | None) -> GenerationRequest:
         """The next one; ``number`` draws its other memories."""
+        if not self._beginnings:
+            raise SystemExit("no more prompts begin differently: fewer requests or concurrencies")
         first = self._beginnings.pop()
         rest = [each for each in range(len(self._memories)) if each not in first]
         chosen = [*first, *random.Random(number).sample(rest, TOP_K - len(first))]

@@ -49,15 +49,14 @@ class Encoder:
         ids, mask = self._pad(token_ids)
         embedded = self.trunk.get_input_embeddings()(ids)  # (B, L, h)
         states = (self._recordings or self._states)(embedded, mask)
-        rows, columns = ids.shape
-        return Reading(ids, embedded.float(), states[:rows, :columns].float(), mask)
+        return Reading(ids, embedded.float(), states[:, : ids.shape[1]].float(), mask)
 
     @torch.inference_mode()
     def record(self, most_rows: int) -> None:
         """Replay, from here on, what up to ``most_rows`` short passages take. For one thread, and
         without gradients.
 
-        Raises: RuntimeError if the layers wait for the device.
+        Raises: RuntimeError if that cannot be recorded.
         """
         ids, mask = self._pad([[0, 1]])  # any text
         embedded = self.trunk.get_input_embeddings()(ids)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import torch
 
-from memory_model.recording import says_the_same
+from memory_model.recording import MOST_ERROR, relative_error
 from paramem.settings import Settings
 from server.engine.batch import Batch
 from server.engine.kv_cache import bytes_per_position
@@ -89,7 +89,8 @@ def can_be_recorded(model: ReadingModel, plain: torch.Tensor) -> bool:
     except RuntimeError:  # an operator that waits for the device, say
         log.warning("steps_not_recorded", exc_info=True)
         return False
-    same = says_the_same(recorded, plain)
+    error = relative_error(recorded, plain)
+    same = error <= MOST_ERROR  # not where it is NaN
     if not same:
-        log.warning("recorded_steps_differ")
+        log.warning("recorded_steps_differ", relative_error=error)
     return same
