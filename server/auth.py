@@ -88,11 +88,15 @@ def _check_scope(key: ApiKey, method: str, path: str) -> None:
         )
 
 
-async def caller(request: Request) -> ApiKey:
+def caller_of(request: Request) -> ApiKey:
     """The key of this request; of a server without keys, one that may do everything."""
     key = getattr(request.state, "api_key", ANYONE)
     assert isinstance(key, ApiKey)
     return key
+
+
+async def caller(request: Request) -> ApiKey:
+    return caller_of(request)
 
 
 Caller = Annotated[ApiKey, Depends(caller)]

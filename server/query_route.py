@@ -1,4 +1,4 @@
-"""Routes that ask: where no place is free they refuse before the body is read.
+"""Routes that ask: what this server cannot answer now is refused before the body is read.
 
 A crowd that comes again too soon costs a server most in parsing what it will not answer. The place
 itself is taken once the body is there (``Services.admit_query``), or clients that send
@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from server.json_body import JsonRoute
+from server.services import services_of
 
 
 class QueryRoute(JsonRoute):
@@ -23,7 +24,7 @@ class QueryRoute(JsonRoute):
 
         async def handle(request: Request) -> Response:
             if request.method == "POST":
-                request.app.state.services.refuse_query_if_full()
+                services_of(request).refuse_query()
             return await handler(request)
 
         return handle

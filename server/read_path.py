@@ -181,23 +181,9 @@ async def _wait_for_write(services: Services, key: ApiKey, job_id: str | None) -
 
 async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Context:
     """Select and load what the LLM will be given."""
-    collection = await services.read(services.store.collection, body.collection)
-    services.check_readable(collection)
-    chunks_only = collection.spec.slots == 0
-    given = body.context
-    if given is None:
-        reads_text = chunks_only or services.settings.reader is ReaderKind.TEXT
-        given = "text" if reads_text else "memory"
-    if given == "none":
+    if body.context == "none":
+        services.check_readable(await services.read(services.store.collection, body.collection))
         return Context()
-    if given == "memory" and chunks_only:
-        raise ApiError(
-            422,
-            "context_unavailable",
-            f"collection {collection.name} holds chunks of text, not memories: ask with context "
-            '"text" or "none"',
-            param="context",
-        )
     available = (*services.engine_info().selections, *LEXICAL)
     selection = body.selection or available[0]
     if selection not in available:
@@ -206,6 +192,6 @@ async def _gather(services: Services, body: QueryBody, watch: Stopwatch) -> Cont
             + ", ".join(available)
         )
     with watch.stage("select"):
-        context = await select(services, body, selection, watch, as_text=given == "text")
+        context = await select(services, body, selection, watch)
     watch.stages_ms["select"] -= watch.stages_ms["load"]
     return context

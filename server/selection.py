@@ -11,6 +11,7 @@ from functools import partial
 
 from memory_store.records import FloatArray, Hit
 from memory_store.store import MemoryStore
+from paramem.settings import ReaderKind
 from server.engine.generator import ATTENTION, BM25, HYBRID, ROUTER
 from server.errors import ApiError
 from server.fusion import fuse_hits
@@ -33,12 +34,10 @@ class Context:
         return len(self.codes or self.texts)
 
 
-async def select(
-    services: Services, body: QueryBody, selection: str, watch: Stopwatch, *, as_text: bool
-) -> Context:
+async def select(services: Services, body: QueryBody, selection: str, watch: Stopwatch) -> Context:
     """The ``top_k`` memories for the query, best first, with codes or texts of those to read.
 
-    Raises: NotFoundError, InvalidFilterError, CorruptionError, ApiError.
+    Raises: NotFoundError, FingerprintMismatchError, InvalidFilterError, CorruptionError, ApiError.
     """
     vector: FloatArray | None = None
     if selection != BM25:
@@ -62,17 +61,18 @@ async def select(
             return fuse_hits([by_key(candidates), by_words(candidates)])[: body.top_k]
         return by_key(candidates if selection == ATTENTION else body.top_k)
 
-    load = _load_texts if as_text else _load_codes
-
-    def find_and_load() -> Context:
-        """In one turn of a thread: on a busy server each turn costs more than the work."""
+    def find_and_load() -> tuple[Context, bool]:
+        """In one call, since each costs a turn of a thread; with whether texts are to be read."""
+        as_text = _reads_text(services, body)
+        load = _load_texts if as_text else _load_codes
         hits = find()
         with watch.stage("load"):
             if selection == ATTENTION:
-                return _load_codes(services.store, hits, len(hits))
-            return load(services.store, hits, near_the_best([hit.score for hit in hits], margin))
+                return _load_codes(services.store, hits, len(hits)), as_text
+            read = near_the_best([hit.score for hit in hits], margin)
+            return load(services.store, hits, read), as_text
 
-    found = await services.read(find_and_load)
+    found, as_text = await services.read(find_and_load)
     if selection != ATTENTION:
         return found
     best = await _rerank(services, body, found, watch)
@@ -81,6 +81,24 @@ async def select(
         return replace(best, codes=best.codes[:read])
     with watch.stage("load"):
         return await services.read(_load_texts, services.store, best.hits, read)
+
+
+def _reads_text(services: Services, body: QueryBody) -> bool:
+    """Whether the LLM is given the passages of this collection as text, not as memories."""
+    collection = services.store.collection(body.collection)
+    services.check_readable(collection)
+    chunks_only = collection.spec.slots == 0
+    if body.context is None:
+        return chunks_only or services.settings.reader is ReaderKind.TEXT
+    if body.context == "memory" and chunks_only:
+        raise ApiError(
+            422,
+            "context_unavailable",
+            f"collection {collection.name} holds chunks of text, not memories: ask with context "
+            '"text" or "none"',
+            param="context",
+        )
+    return body.context == "text"
 
 
 def near_the_best(scores: Sequence[float], margin: float | None) -> int:

@@ -6,13 +6,9 @@ limits, so that a burst of writes waiting for the disk cannot hold up the querie
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
-from contextvars import copy_context
-from functools import partial
-from typing import Annotated, Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, ParamSpec, TypeVar
 
 import structlog
 from fastapi import Depends, Request
@@ -21,6 +17,7 @@ from memory_store.errors import ConflictError, FingerprintMismatchError
 from memory_store.records import DEFAULT_COLLECTION, Collection, MemorySpec
 from memory_store.store import MemoryStore
 from paramem.settings import Settings
+from server.call_threads import CallThreads
 from server.engine.generator import EngineInfo, EngineNotReadyError, Generator
 from server.errors import ApiError
 from server.metrics import Metrics
@@ -51,10 +48,9 @@ class Services:
         self.requests_in_flight = 0
         self._engine_loaded = False
         self._store = store
-        self._readers = ThreadPoolExecutor(READ_THREADS, "store-reader")
-        self._writers = ThreadPoolExecutor(WRITE_THREADS, "store-writer")
-        self._operators = ThreadPoolExecutor(1, "store-operator")
-        self._running_calls: set[asyncio.Future[Any]] = set()
+        self._readers = CallThreads(READ_THREADS, "store-reader")
+        self._writers = CallThreads(WRITE_THREADS, "store-writer")
+        self._operators = CallThreads(1, "store-operator")
 
     @property
     def store(self) -> MemoryStore:
@@ -76,38 +72,25 @@ class Services:
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a store call that only reads, in a thread."""
-        return await self._in_thread(partial(function, *args, **kwargs), self._readers)
+        return await self._readers.run(function, *args, **kwargs)
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a store call that takes the catalogue's write lock, in a thread."""
-        return await self._in_thread(partial(function, *args, **kwargs), self._writers)
+        return await self._writers.run(function, *args, **kwargs)
 
     async def operate(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run long work on the store (a snapshot) in a thread, one at a time."""
-        return await self._in_thread(partial(function, *args, **kwargs), self._operators)
-
-    async def _in_thread(self, call: Callable[[], T], threads: ThreadPoolExecutor) -> T:
-        """A thread cannot be cancelled: whoever waits may leave, the call goes on and is known."""
-        context = copy_context()  # the request's id, for the log
-        running = asyncio.get_running_loop().run_in_executor(threads, context.run, call)
-        self._running_calls.add(running)
-        running.add_done_callback(self._end_call)
-        return await asyncio.shield(running)
-
-    def _end_call(self, call: asyncio.Future[Any]) -> None:
-        self._running_calls.discard(call)
-        if not call.cancelled():
-            call.exception()  # retrieved: its waiter may have left
+        return await self._operators.run(function, *args, **kwargs)
 
     async def finish_calls(self) -> None:
         """Wait for the threads that are in the store: it must not be closed under them."""
-        while self._running_calls:
-            await asyncio.wait(set(self._running_calls))
+        for threads in (self._readers, self._writers, self._operators):
+            await threads.finish()
 
     def end_threads(self) -> None:
         """After the last call."""
         for threads in (self._readers, self._writers, self._operators):
-            threads.shutdown(wait=False)
+            threads.end()
 
     async def load_engine(self) -> None:
         """Start the engine; a failure is kept to be told, since the process has more to serve."""
@@ -166,15 +149,20 @@ class Services:
     @contextmanager
     def admit_query(self) -> Iterator[None]:
         """Hold one of the places for queries in flight. Raises: ApiError 429."""
-        self.refuse_query_if_full()
+        self._refuse_if_full()
         self.queries_in_flight += 1
         try:
             yield
         finally:
             self.queries_in_flight -= 1
 
-    def refuse_query_if_full(self) -> None:
-        """Raises: ApiError 429."""
+    def refuse_query(self) -> None:
+        """Raises: ApiError 503 and 429, EngineNotReadyError."""
+        self.refuse_if_draining()
+        self.engine_info()
+        self._refuse_if_full()
+
+    def _refuse_if_full(self) -> None:
         if self.queries_in_flight >= self.settings.max_concurrent_requests:
             raise ApiError(
                 429,
@@ -204,10 +192,14 @@ def _told(spec: MemorySpec) -> str:
     return f"fingerprint {spec.fingerprint} (z_dim {spec.z_dim})"
 
 
-async def get_services(request: Request) -> Services:
+def services_of(request: Request) -> Services:
     services = request.app.state.services
     assert isinstance(services, Services)
     return services
+
+
+async def get_services(request: Request) -> Services:
+    return services_of(request)  # not itself the dependency: FastAPI would run it in a thread
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
@@ -215,19 +207,10 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 async def require_serving(request: Request) -> Services:
     """For routes that take new work: not draining, and the engine is loaded."""
-    services = await get_services(request)
+    services = services_of(request)
     services.refuse_if_draining()
     services.engine_info()
     return services
 
 
 ServingDep = Annotated[Services, Depends(require_serving)]
-
-
-async def response_scope() -> AsyncIterator[AsyncExitStack]:
-    """What must be undone when the response has been sent, or its client is gone."""
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-ResponseScope = Annotated[AsyncExitStack, Depends(response_scope)]

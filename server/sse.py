@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from server.errors import as_api_error
 
@@ -31,12 +33,22 @@ async def with_error_event(events: AsyncIterator[ServerSentEvent]) -> AsyncItera
         yield event("error", as_api_error(error).body())
 
 
-def event_stream(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    """For a route that streams only if asked to (FastAPI's own way is for those that always do)."""
-    return EventSourceResponse(
-        _encoded(with_error_event(events)),
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+class EventStream(EventSourceResponse):
+    """For a route that streams only if asked to (FastAPI's own way is for those that always do).
+
+    ``scope`` is left when the last event was sent, or its client is gone.
+    """
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], scope: AsyncExitStack) -> None:
+        super().__init__(
+            _encoded(with_error_event(events)),
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+        self._scope = scope
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._scope:
+            await super().__call__(scope, receive, send)
 
 
 async def _encoded(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[bytes]:

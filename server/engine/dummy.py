@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -164,7 +165,7 @@ def _words(request: GenerationRequest) -> list[str]:
     if request.temperature > 0:
         seed = request.seed if request.seed is not None else secrets.randbits(63)
         digest.update(seed.to_bytes(8, "little"))
-    random = np.random.default_rng(digest.intdigest())
-    count = int(random.integers(MIN_WORDS, MAX_WORDS, endpoint=True))
-    onsets, endings = random.integers(0, len(ONSETS), (2, count))
-    return [ONSETS[onset] + ENDINGS[ending] for onset, ending in zip(onsets, endings, strict=True)]
+    drawn = random.Random(digest.intdigest())
+    count = drawn.randint(MIN_WORDS, MAX_WORDS)
+    onsets, endings = drawn.choices(ONSETS, k=count), drawn.choices(ENDINGS, k=count)
+    return [onset + ending for onset, ending in zip(onsets, endings, strict=True)]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import ServerSentEvent
 
-from server.auth import Caller
+from server.auth import caller_of
 from server.disconnect import unless_disconnected
 from server.query_route import QueryRoute
 from server.read_path import Answering, begin_answer
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult
-from server.services import ResponseScope, ServingDep
-from server.sse import event, event_stream
+from server.services import services_of
+from server.sse import EventStream, event
 
 router = APIRouter(route_class=QueryRoute, tags=["query"])
 
@@ -32,15 +33,16 @@ router = APIRouter(route_class=QueryRoute, tags=["query"])
         }
     },
 )
-async def query(
-    body: QueryBody, request: Request, services: ServingDep, key: Caller, scope: ResponseScope
-) -> Response | AnswerResult:
+async def query(body: QueryBody, request: Request) -> Response | AnswerResult:
     """Select the memories nearest to the query and answer from them."""
-    scope.enter_context(services.admit_query())
-    beginning = begin_answer(services, key, body, scope)
-    if body.stream:
-        return event_stream(_events(await unless_disconnected(request, beginning)))
-    return await unless_disconnected(request, _whole(beginning))
+    services = services_of(request)
+    async with AsyncExitStack() as scope:
+        scope.enter_context(services.admit_query())
+        beginning = begin_answer(services, caller_of(request), body, scope)
+        if not body.stream:
+            return await unless_disconnected(request, _whole(beginning))
+        events = _events(await unless_disconnected(request, beginning))
+        return EventStream(events, scope.pop_all())
 
 
 async def _whole(beginning: Coroutine[Any, Any, Answering]) -> AnswerResult:
