@@ -3,21 +3,23 @@
 Without these, a client that opens a connection and says nothing, trickles its headers, stops in
 the middle of its body or stops reading its answer would hold a connection (and a row of the
 engine) for ever. Headers get one deadline for all of them; body and answer may take as long as
-they like while they make progress.
+they like while they make progress. The parser is httptools (llhttp), which takes half the time of
+h11 (LOG.md, 2026-11-27); it bounds nothing by itself and does not ask for a Host.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+from enum import Enum, auto
 from typing import cast
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADERS_S = 10.0
 BODY_GAP_S = 30.0
 STALL_S = 30.0  # without a byte of the answer being taken
+MAX_HEADER_BYTES = 64 << 10  # request line and headers; above: 400, and the connection is closed
 RESERVED_DESCRIPTORS = 256  # for shards, catalogue, index and logs
 
 
@@ -29,7 +31,15 @@ def max_connections() -> int:
     return max(soft // 2, soft - RESERVED_DESCRIPTORS)
 
 
-class ImpatientProtocol(H11Protocol):
+class Reading(Enum):
+    """What comes next from the client."""
+
+    HEADERS = auto()
+    BODY = auto()
+    NOTHING = auto()  # the request is whole
+
+
+class ImpatientProtocol(HttpToolsProtocol):
     """Cuts off who keeps it waiting, and who comes when there are too many."""
 
     headers_s = HEADERS_S
@@ -37,6 +47,8 @@ class ImpatientProtocol(H11Protocol):
     stall_s = STALL_S
     most = max_connections()
 
+    _reading = Reading.HEADERS
+    _header_bytes = 0
     _phase = ""
     _timer: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
@@ -56,18 +68,42 @@ class ImpatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        ours, theirs = self.conn.our_state, self.conn.their_state
+        answered = self.cycle is None or self.cycle.response_complete
+        if self._reading is Reading.HEADERS:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response(f"Headers are above {MAX_HEADER_BYTES} bytes.")
         if self.transport.is_closing():
             self._wait("closing", self.stall_s)
-        elif theirs is h11.IDLE:
-            self._wait("headers", self.headers_s)
-        elif theirs is h11.SEND_BODY and ours is h11.DONE:
-            self._wait("refused body", self.body_gap_s)  # answered already: no more patience
-        elif theirs is h11.SEND_BODY:
+        elif self._reading is Reading.BODY and answered:
+            self._wait("refused body", self.body_gap_s)  # no more patience
+        elif self._reading is Reading.BODY:
             self._wait("", None)
             self._wait("body", self.body_gap_s)
-        else:
+        elif answered:
+            self._wait("headers", self.headers_s)
+        else:  # what it sent ahead has to wait for us
             self._wait("", None)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._reading, self._header_bytes = Reading.HEADERS, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading is Reading.HEADERS:  # else a trailer: too late to say who asks
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Raises: ValueError: not one Host (RFC 9112, 3.2), which the parser's caller answers."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise ValueError("an HTTP/1.1 request has one Host")
+        super().on_headers_complete()
+        self._reading = Reading.BODY
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._reading = Reading.NOTHING
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

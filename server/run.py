@@ -20,7 +20,6 @@ from server.key_file import ApiKeyFileError
 from server.protocol import ImpatientProtocol
 from server.services import Services
 
-MAX_HEADER_BYTES = 64 << 10  # request line and headers; above: 400, and the connection is closed
 KEEP_ALIVE_S = 5
 STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
 
@@ -95,10 +94,10 @@ def server_config(
         port=port,
         http=protocol,
         ws="none",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=KEEP_ALIVE_S,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nothing here asks who the client is
         server_header=False,
         timeout_graceful_shutdown=STRAGGLERS_S,
     )

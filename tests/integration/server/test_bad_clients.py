@@ -16,8 +16,7 @@ from memory_store.store import MemoryStore
 from paramem.settings import Settings
 from server.engine.dummy import DummyEngine
 from server.engine.generator import GenerationChunk, GenerationRequest
-from server.protocol import ImpatientProtocol
-from server.run import MAX_HEADER_BYTES
+from server.protocol import MAX_HEADER_BYTES, ImpatientProtocol
 from tests.integration.server.conftest import error_of, wait_for
 from tests.integration.server.engines import HeldEngine
 from tests.integration.server.served import Served, serve
@@ -147,6 +146,48 @@ def test_headers_have_a_largest_size(impatient: Served) -> None:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * (2 * MAX_HEADER_BYTES))
         assert last_words(client).startswith(b"HTTP/1.1 400")
     assert impatient.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: x\r\nHost: y\r\n"], ids=["none", "two"])
+def test_a_request_names_one_host(impatient: Served, hosts: bytes) -> None:
+    with impatient.connect() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+        assert last_words(client).startswith(b"HTTP/1.1 400")
+
+
+def test_what_comes_after_a_body_is_no_header(impatient: Served) -> None:
+    body = json.dumps({"query": "x"}).encode()
+    with impatient.connect() as client:
+        client.sendall(
+            b"POST /query HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"%x\r\n%s\r\n0\r\nContent-Type: application/json\r\n\r\n" % (len(body), body)
+        )
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 415")
+
+
+def test_half_a_request_sent_ahead_waits_for_its_turn(
+    settings: Settings, store: MemoryStore
+) -> None:
+    engine = HeldEngine(settings)
+    with serve(settings, store, engine=engine, protocol=Impatient) as served:
+        body = json.dumps({"query": "x"}).encode()
+        head = b"POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        asked = head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        with served.connect() as client:
+            client.sendall(asked + asked[:40])
+            wait_for(lambda: served.services.queries_in_flight == 1)
+            client.settimeout(3 * PATIENCE_S)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            engine.gate.set()
+            client.settimeout(10)
+            client.sendall(asked[40:])
+            answers = b""
+            while answers.count(b'"finish_reason"') < 2:
+                received = client.recv(1 << 16)
+                assert received, f"cut off after {answers!r}"
+                answers += received
+        assert answers.count(b"HTTP/1.1 200") == 2
 
 
 @contextmanager
