@@ -41,13 +41,14 @@ class Metrics:
             buckets=QUERY_BUCKETS,
             registry=self.registry,
         )
-        self._stages = Histogram(
+        stages = Histogram(
             "paramem_query_stage_seconds",
             "Stages of a query; select is embed and search.",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=self.registry,
         )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._ttft = Histogram(
             "paramem_query_ttft_seconds",
             "From a query's arrival to its first token.",
@@ -93,9 +94,9 @@ class Metrics:
         stages = dict(timings_ms)
         if "embed" in stages and "select" in stages:
             stages["search"] = max(0.0, stages["select"] - stages["embed"])
-        for stage in STAGES:
+        for stage, seconds in self._stages.items():
             if stage in stages:
-                self._stages.labels(stage).observe(stages[stage] / 1e3)
+                seconds.observe(stages[stage] / 1e3)
         self._ttft.observe(timings_ms["ttft"] / 1e3)
         self._e2e.observe(timings_ms["total"] / 1e3)
         if last.completion_tokens > 1:

@@ -52,6 +52,20 @@ def test_a_short_call_does_not_wait_for_a_long_one(long_first: bool) -> None:
     asyncio.run(ask())
 
 
+def test_calls_that_compute_for_long_get_more_than_one_thread() -> None:
+    def compute() -> int:
+        until = time.thread_time() + 0.005
+        while time.thread_time() < until:
+            pass
+        return threading.get_ident()
+
+    async def ask() -> list[int]:
+        async with threads() as some:
+            return await asyncio.gather(*(some.run(compute) for _ in range(40)))
+
+    assert len(set(asyncio.run(ask()))) == 2
+
+
 def test_no_more_than_the_given_number_of_threads_are_at_work() -> None:
     most, at_once, lock = 0, 0, threading.Lock()
 
