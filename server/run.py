@@ -48,12 +48,7 @@ class DrainingServer(uvicorn.Server):
         self._deadline = min(self._deadline, time.monotonic() + grace_s)
 
     async def on_tick(self, counter: int) -> bool:
-        if not self._settled and self._services.engine_state == "ready":
-            self._settled = True
-            # What is loaded now stays; to look through it again and again for garbage took an
-            # eighth of a request's time (LOG.md, 2026-11-27).
-            gc.collect()
-            gc.freeze()
+        self._settle()
         if self._services.engine.lost and not self._services.draining:
             self.handle_exit(signal.SIGTERM, None)
         if self._services.draining:
@@ -61,6 +56,18 @@ class DrainingServer(uvicorn.Server):
             if idle or time.monotonic() >= self._deadline:
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    def _settle(self) -> None:
+        """Once the engine is there, look for garbage only in what comes after it: to go through
+        all that is loaded, again and again, took an eighth of a request's time (LOG.md,
+        2026-11-27). What a dead engine held is given back."""
+        settled = self._services.engine_state == "ready"
+        if settled != self._settled:
+            self._settled = settled
+            gc.unfreeze()
+            gc.collect()
+            if settled:
+                gc.freeze()
 
 
 def run_server(settings: Settings, *, generator: Generator | None = None) -> None:

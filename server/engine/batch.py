@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 
@@ -22,10 +23,9 @@ from server.engine import kv_cache
 from server.engine.attention_mask import decode_mask, sliding_window
 
 FEWEST_COLUMNS = 128
-PREFILL_COLUMNS = 64
-RECORDED_PREFILL = 512
-"""A longer prompt keeps a GPU busy for about as long as its kernels take to be launched, and each
-size keeps its keys and values: 0.3 GiB of Llama-3.1-8B all together."""
+RECORDED_PREFILLS = (*range(64, 512, 64), *range(512, 1025, 128))
+"""Positions; five passages as text are 600. Longer prompts are launched kernel by kernel: each size
+keeps its keys and values, 0.7 GiB of Llama-3.1-8B all together."""
 
 
 class Batch:
@@ -66,10 +66,10 @@ class Batch:
         """Record now what up to ``rows`` short requests need; else they wait for it when they come.
         Only for an empty batch that records."""
         hidden, device = self._config.hidden_size, self._lm.device
-        prompt = torch.zeros(1, RECORDED_PREFILL, hidden, device=device, dtype=self._lm.dtype)
-        for size in range(PREFILL_COLUMNS, RECORDED_PREFILL + 1, PREFILL_COLUMNS):
+        for size in RECORDED_PREFILLS:
+            prompt = torch.zeros(1, size, hidden, device=device, dtype=self._lm.dtype)
             ends = torch.tensor([size - 1], device=device)
-            _, prefilled = self._prefill(prompt[:, :size], ends)
+            _, prefilled = self._prefill(prompt, ends)
         most = min(kv_cache.KEPT_POSITIONS, self._most_positions)
         lanes, columns = power_of_two(rows), FEWEST_COLUMNS
         while lanes > 1 and lanes * columns > most:
@@ -152,9 +152,9 @@ class Batch:
             return output.logits, output.past_key_values
 
         rows, length, _ = embeds.shape
-        if not self._recorded or rows > 1 or length > RECORDED_PREFILL:
+        if not self._recorded or rows > 1 or length > RECORDED_PREFILLS[-1]:
             return work(embeds, ends)
-        size = -(-length // PREFILL_COLUMNS) * PREFILL_COLUMNS
+        size = RECORDED_PREFILLS[bisect_left(RECORDED_PREFILLS, length)]
         embeds = pad(embeds, (0, 0, 0, size - length))
         if size not in self._prefills:
             self._prefills[size] = Recording(work, embeds, ends, pool=self._pool)

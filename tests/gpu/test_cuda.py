@@ -88,6 +88,8 @@ def test_recorded_steps_say_what_steps_say(tmp_path: Path, quantization: str) ->
         batch.keep([])
     join(33)  # what was recorded before is replayed
     steps(2)
+    join(600)
+    steps(1)
     assert any(step._graph is not None for step in recorded._steps.values())
     assert any(prefill._graph is not None for prefill in recorded._prefills.values())
 

@@ -65,6 +65,15 @@ def alone(lm: PreTrainedModel, length: int, seed: int, steps: int) -> torch.Tens
     return lm(inputs_embeds=embeds[None]).logits[0, length - 1 :]
 
 
+@pytest.mark.parametrize("length", [64, 65, 600, 1024, 1025])
+def test_a_prompt_of_any_length_is_prefilled_as_it_would_be_alone(
+    lm: PreTrainedModel, length: int
+) -> None:
+    batch = Batch(lm, recorded=True)
+    logits = [batch.join([prompt(length, 0)]), batch.step(forced(0)[:1])]
+    torch.testing.assert_close(torch.cat(logits), alone(lm, length, 0, 1), atol=2e-4, rtol=1e-3)
+
+
 # recorded: of fixed sizes and on tensors that stay; without a GPU done anew instead of replayed
 @pytest.mark.parametrize("recorded", [False, True])
 def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(
