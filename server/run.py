@@ -22,6 +22,9 @@ from server.protocol import ImpatientProtocol
 from server.services import Services
 
 KEEP_ALIVE_S = 5
+GARBAGE_AFTER = 10_000
+"""Objects more than there were, until the youngest are searched for garbage. With Python's 700 an
+eighth of a request's time went there at 64 clients (LOG.md, 2026-11-27)."""
 STRAGGLERS_S = 1  # what uvicorn still grants after the drain before it cancels
 
 log = structlog.get_logger(__name__)
@@ -38,7 +41,6 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._services = services
         self._deadline = float("inf")  # time.monotonic()
-        self._settled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's own: it raises the signal again after a clean shutdown, which ends the
@@ -48,7 +50,6 @@ class DrainingServer(uvicorn.Server):
         self._deadline = min(self._deadline, time.monotonic() + grace_s)
 
     async def on_tick(self, counter: int) -> bool:
-        self._settle()
         if self._services.engine.lost and not self._services.draining:
             self.handle_exit(signal.SIGTERM, None)
         if self._services.draining:
@@ -56,18 +57,6 @@ class DrainingServer(uvicorn.Server):
             if idle or time.monotonic() >= self._deadline:
                 self.should_exit = True
         return await super().on_tick(counter)
-
-    def _settle(self) -> None:
-        """Once the engine is there, look for garbage only in what comes after it: to go through
-        all that is loaded, again and again, took an eighth of a request's time (LOG.md,
-        2026-11-27). What a dead engine held is given back."""
-        settled = self._services.engine_state == "ready"
-        if settled != self._settled:
-            self._settled = settled
-            gc.unfreeze()
-            gc.collect()
-            if settled:
-                gc.freeze()
 
 
 def run_server(settings: Settings, *, generator: Generator | None = None) -> None:
@@ -88,6 +77,7 @@ def run_server(settings: Settings, *, generator: Generator | None = None) -> Non
         raise SystemExit(str(error)) from error
     services = app.state.services
     server = DrainingServer(server_config(app, host=settings.host, port=settings.port), services)
+    gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
     services.open_store()  # not in the app's lifespan: a refusal would be a traceback in the log
     try:
         server.run()
