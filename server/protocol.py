@@ -3,8 +3,8 @@
 Without these, a client that opens a connection and says nothing, trickles its headers, stops in
 the middle of its body or stops reading its answer would hold a connection (and a row of the
 engine) for ever. Headers get one deadline for all of them; body and answer may take as long as
-they like while they make progress. The parser is httptools (llhttp), which takes half the time of
-h11 (LOG.md, 2026-11-27); it bounds nothing by itself and does not ask for a Host.
+they like while they make progress. The parser is httptools (llhttp): a request costs a fifth less
+than with h11 (LOG.md, 2026-11-27), but it bounds nothing by itself and does not ask for a Host.
 """
 
 from __future__ import annotations
