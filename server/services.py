@@ -158,8 +158,7 @@ class Services:
 
     def refuse_query(self) -> None:
         """Raises: ApiError 503 and 429, EngineNotReadyError."""
-        self.refuse_if_draining()
-        self.engine_info()
+        self.refuse_new_work()
         self._refuse_if_full()
 
     def _refuse_if_full(self) -> None:
@@ -171,6 +170,14 @@ class Services:
                 "try again shortly",
                 retry_after_s=1,
             )
+
+    def refuse_new_work(self) -> None:
+        """Unless this process is not draining, and the engine is loaded.
+
+        Raises: ApiError 503, EngineNotReadyError.
+        """
+        self.refuse_if_draining()
+        self.engine_info()
 
     def refuse_if_draining(self) -> None:
         """Raises: ApiError 503 once the process was asked to stop."""
@@ -206,10 +213,9 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 async def require_serving(request: Request) -> Services:
-    """For routes that take new work: not draining, and the engine is loaded."""
+    """For routes that take new work."""
     services = services_of(request)
-    services.refuse_if_draining()
-    services.engine_info()
+    services.refuse_new_work()
     return services
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,10 +11,9 @@ from fastapi.sse import ServerSentEvent
 from uuid_utils import uuid7
 
 from memory_store.records import DEFAULT_COLLECTION, Collection
-from server.auth import Caller, caller_of
-from server.disconnect import unless_disconnected
-from server.query_route import QueryRoute
-from server.read_path import Answering, begin_answer
+from server.auth import Caller
+from server.query_route import QueryRoute, respond
+from server.read_path import Answering
 from server.schemas.chat import (
     MODEL,
     AssistantMessage,
@@ -27,8 +25,8 @@ from server.schemas.chat import (
     ModelsResult,
     collection_of,
 )
-from server.services import ServicesDep, services_of
-from server.sse import EventStream, data_event
+from server.services import ServicesDep
+from server.sse import data_event
 
 DONE = "[DONE]"
 CHUNK = "chat.completion.chunk"
@@ -50,19 +48,13 @@ router = APIRouter(prefix="/v1", route_class=QueryRoute, tags=["openai"])
 async def chat_completions(body: ChatBody, request: Request) -> Response | ChatResult:
     """Answers the last user message from the collection's memories. `model` is `paramem` or
     `paramem@collection`; what `POST /query` takes besides goes into the field `paramem`."""
-    query = body.query()
-    services = services_of(request)
-    async with AsyncExitStack() as scope:
-        scope.enter_context(services.admit_query())
-        beginning = begin_answer(services, caller_of(request), query, scope)
-        if not body.stream:
-            return await unless_disconnected(request, _whole(body, beginning))
-        answering = await unless_disconnected(request, beginning)
-        return EventStream(_Reply(body, answering).events(), scope.pop_all())
-
-
-async def _whole(body: ChatBody, beginning: Coroutine[Any, Any, Answering]) -> ChatResult:
-    return await _Reply(body, await beginning).whole()
+    return await respond(
+        request,
+        body.query(),
+        stream=body.stream,
+        whole=lambda answering: _Reply(body, answering).whole(),
+        events=lambda answering: _Reply(body, answering).events(),
+    )
 
 
 @router.get("/models", summary="List models")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import ServerSentEvent
 
-from server.auth import caller_of
-from server.disconnect import unless_disconnected
-from server.query_route import QueryRoute
-from server.read_path import Answering, begin_answer
+from server.query_route import QueryRoute, respond
+from server.read_path import Answering
 from server.schemas.requests import QueryBody
 from server.schemas.results import AnswerResult
-from server.services import services_of
-from server.sse import EventStream, event
+from server.sse import event
 
 router = APIRouter(route_class=QueryRoute, tags=["query"])
 
@@ -35,18 +30,7 @@ router = APIRouter(route_class=QueryRoute, tags=["query"])
 )
 async def query(body: QueryBody, request: Request) -> Response | AnswerResult:
     """Select the memories nearest to the query and answer from them."""
-    services = services_of(request)
-    async with AsyncExitStack() as scope:
-        scope.enter_context(services.admit_query())
-        beginning = begin_answer(services, caller_of(request), body, scope)
-        if not body.stream:
-            return await unless_disconnected(request, _whole(beginning))
-        events = _events(await unless_disconnected(request, beginning))
-        return EventStream(events, scope.pop_all())
-
-
-async def _whole(beginning: Coroutine[Any, Any, Answering]) -> AnswerResult:
-    return await (await beginning).whole()
+    return await respond(request, body, stream=body.stream, whole=Answering.whole, events=_events)
 
 
 async def _events(answering: Answering) -> AsyncIterator[ServerSentEvent]:
