@@ -17,29 +17,49 @@ def reader(tiny_bundle: Bundle) -> Reader:
 
 def test_the_context_stands_inside_the_users_turn(tiny_bundle: Bundle) -> None:
     builder = PromptBuilder(tiny_bundle.base.tokenizer, Template(system="Reply."))
-    prompt = builder.prompt("why?", with_context=True)
+    prompt = builder.prompt("Why?", with_context=True)
     decode = tiny_bundle.base.tokenizer.decode
     assert decode(prompt.prefix) == "<|im_start|>system\nReply.<|im_end|>\n<|im_start|>user\n"
-    assert decode(prompt.suffix) == "\n\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert decode(prompt.suffix) == "\n\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_without_context_the_prompt_is_the_chat_template_of_the_bare_question(
     tiny_bundle: Bundle,
 ) -> None:
     tokenizer = tiny_bundle.base.tokenizer
-    prompt = PromptBuilder(tokenizer, Template(system="Reply.")).prompt("why?", with_context=False)
+    prompt = PromptBuilder(tokenizer, Template(system="Reply.")).prompt("Why?", with_context=False)
     expected = tokenizer.apply_chat_template(
-        [{"role": "system", "content": "Reply."}, {"role": "user", "content": "why?"}],
+        [{"role": "system", "content": "Reply."}, {"role": "user", "content": "Why?"}],
         tokenize=False,
         add_generation_prompt=True,
     )
     assert tokenizer.decode([*prompt.prefix, *prompt.suffix]) == expected
 
 
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        ("who bakes smoke loaf", "Who bakes smoke loaf?"),
+        ('  who wrote "Ulysses"\n', 'Who wrote "Ulysses"?'),
+        ("Name the baker.", "Name the baker."),
+        ("誰が焼いた？", "誰が焼いた？"),
+        ("42", "42?"),
+        ("", ""),
+    ],
+)
+def test_a_question_typed_in_haste_is_written_out(
+    tiny_bundle: Bundle, typed: str, asked: str
+) -> None:
+    builder = PromptBuilder(tiny_bundle.base.tokenizer, Template(question="«{query}»"))
+    for with_context in True, False:
+        prompt = builder.prompt(typed, with_context=with_context)
+        assert f"«{asked}»" in tiny_bundle.base.tokenizer.decode(prompt.suffix)
+
+
 def test_braces_in_a_question_are_left_alone(tiny_bundle: Bundle) -> None:
     builder = PromptBuilder(tiny_bundle.base.tokenizer, Template())
-    prompt = builder.prompt("what is {x} or {query}?", with_context=True)
-    assert "what is {x} or {query}?" in tiny_bundle.base.tokenizer.decode(prompt.suffix)
+    prompt = builder.prompt("What is {x} or {query}?", with_context=True)
+    assert "What is {x} or {query}?" in tiny_bundle.base.tokenizer.decode(prompt.suffix)
 
 
 def test_a_model_without_a_chat_template_gets_a_plain_completion(tiny_bundle: Bundle) -> None:
@@ -47,8 +67,8 @@ def test_a_model_without_a_chat_template_gets_a_plain_completion(tiny_bundle: Bu
 
     plain = copy.deepcopy(tiny_bundle.base.tokenizer)
     plain.chat_template = None
-    prompt = PromptBuilder(plain, Template()).prompt("why?", with_context=True)
-    assert plain.decode([*prompt.prefix, *prompt.suffix]) == "<|im_start|>\n\nwhy?\nAnswer:"
+    prompt = PromptBuilder(plain, Template()).prompt("Why?", with_context=True)
+    assert plain.decode([*prompt.prefix, *prompt.suffix]) == "<|im_start|>\n\nWhy?\nAnswer:"
 
 
 def test_greedy_answers_from_embeddings_equal_those_from_tokens(
