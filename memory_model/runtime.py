@@ -23,7 +23,14 @@ from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
 from memory_model.packed_linear import pack_linears
 from memory_model.reader import Reader
-from paramem.settings import DEFAULT_MODEL, UNTRAINED, EngineKind, ReaderKind, Settings
+from paramem.settings import (
+    DEFAULT_MODEL,
+    UNTRAINED,
+    UNTRAINED_SLOTS,
+    EngineKind,
+    ReaderKind,
+    Settings,
+)
 
 SHIPPED = Path(__file__).parent / "bundles"
 READERS = {ReaderKind.MEMORY: READ_ADAPTER, ReaderKind.TEXT: TEXT_ADAPTER}
@@ -35,8 +42,8 @@ def open_bundle(settings: Settings) -> Bundle:
     """Load the base LLM and its bundle.
 
     That is ``settings.bundle``; else, for the default model, the one in ``memory_model/bundles/``;
-    else heads in closed form, for ``settings.slots`` and ``settings.z_dim``. Those are made once
-    and kept under the home, because memories are readable only with them.
+    else heads in closed form, for the slots and ``z_dim`` of the settings. Those are made once and
+    kept under the home, because memories are readable only with them.
 
     Raises:
         ModelError: the model or the bundle cannot be used; the message says what to do.
@@ -49,13 +56,12 @@ def open_bundle(settings: Settings) -> Bundle:
         return load_bundle(directory, base, reader=READERS[settings.reader])
     bundles = settings.home / "bundles"
     bundles.mkdir(parents=True, exist_ok=True)
-    name = f"untrained-{base.weights_hash[:16]}-m{settings.slots}-d{settings.z_dim}"
+    slots = settings.slots or UNTRAINED_SLOTS
+    name = f"untrained-{base.weights_hash[:16]}-m{slots}-d{settings.z_dim}"
     with (bundles / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # server and worker may start together
         if not (bundles / name).is_dir():
-            create_untrained_bundle(
-                bundles / name, base, slots=settings.slots, z_dim=settings.z_dim
-            )
+            create_untrained_bundle(bundles / name, base, slots=slots, z_dim=settings.z_dim)
     return load_bundle(bundles / name, base)
 
 
@@ -93,22 +99,20 @@ def _trained_bundle(settings: Settings) -> Path | None:
     """Where the trained bundle of these settings is; None if they get an untrained one.
 
     Raises:
-        BundleError: a shape is asked for that the trained bundle does not have, or a reader that
-            an untrained one does not have.
+        BundleError: codes are asked for of a dimension that the trained bundle does not have, or
+            a reader that an untrained one does not have.
     """
     directory = _bundle_directory(settings)
     if directory is None:
         if settings.reader is ReaderKind.TEXT:
             raise BundleError("PARAMEM_READER=text needs a trained bundle; set PARAMEM_BUNDLE")
         return None
-    config = read_config(directory)
-    for name, trained in (("slots", config.slots), ("z_dim", config.z_dim)):
-        wanted = getattr(settings, name)
-        if name in settings.model_fields_set and wanted != trained:
-            raise BundleError(
-                f"PARAMEM_{name.upper()}={wanted}, but the bundle {directory} was trained for "
-                f"{trained}; leave PARAMEM_{name.upper()} out, or set PARAMEM_BUNDLE={UNTRAINED}"
-            )
+    trained = read_config(directory).z_dim
+    if "z_dim" in settings.model_fields_set and settings.z_dim != trained:
+        raise BundleError(
+            f"PARAMEM_Z_DIM={settings.z_dim}, but the bundle {directory} was trained for "
+            f"{trained}; leave PARAMEM_Z_DIM out, or set PARAMEM_BUNDLE={UNTRAINED}"
+        )
     return directory
 
 

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "PARAMEM_"
 DEFAULT_MODEL = "smollm2-135m"
 UNTRAINED = "untrained"
+UNTRAINED_SLOTS = 16
 
 
 class EngineKind(StrEnum):
@@ -105,8 +106,9 @@ class Settings(BaseSettings):
     left free by everything else there (without a GPU: of the machine's)."""
 
     # --- memories (defaults of a new collection)
-    slots: int = Field(16, ge=1, le=256)
-    """m: memory slots per passage, without a trained bundle (which has its own)."""
+    slots: int | None = Field(None, ge=1, le=256)
+    """m: memory slots per passage; more answer better, fewer read faster. None: as many as the
+    bundle was trained for, 16 without a trained one."""
     z_dim: int = Field(256, ge=8, le=8192)
     """d: code dimension per slot, without a trained bundle."""
     code_format: str = Field("bf16", pattern="^(bf16|int8|int4|rq)$")

@@ -111,7 +111,7 @@ class Services:
         try:
             self.store.put_collection(DEFAULT_COLLECTION, spec)
         except ConflictError as error:
-            log.warning("default_collection_of_another_bundle", message=error.message)
+            log.warning("default_collection_holds_other_memories", message=error.message)
 
     @property
     def engine_state(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_codes, hash_words
 from memory_store.records import CodeFormat, FloatArray, MemorySpec, PassageMemory, Tier
 from memory_store.slot_quantiser import SlotQuantiser
-from paramem.settings import Settings
+from paramem.settings import UNTRAINED_SLOTS, Settings
 from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
 
 UNWRITABLE = "[[unwritable]]"
@@ -36,7 +36,7 @@ class DummyWriter:
     def from_settings(cls, settings: Settings) -> DummyWriter:
         spec = MemorySpec(
             fingerprint=DUMMY_FINGERPRINT,
-            slots=settings.slots,
+            slots=settings.slots or UNTRAINED_SLOTS,
             z_dim=settings.z_dim,
             code_format=CodeFormat(settings.code_format),
         )

@@ -43,7 +43,7 @@ class ModelWriter:
         self._measures_fast = settings.measure_fast
         self.spec = MemorySpec(
             fingerprint=bundle.fingerprint,
-            slots=bundle.config.slots,
+            slots=settings.slots or bundle.config.slots,
             z_dim=bundle.config.z_dim,
             code_format=CodeFormat(settings.code_format),
         )

@@ -20,7 +20,7 @@ import xxhash
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_words
 from memory_store.records import CodeFormat, FloatArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
-from paramem.settings import Settings
+from paramem.settings import UNTRAINED_SLOTS, Settings
 from server.engine.generator import (
     EngineInfo,
     EngineNotReadyError,
@@ -45,7 +45,10 @@ class DummyEngine:
         self._info = EngineInfo(
             model="dummy",
             spec=MemorySpec(
-                DUMMY_FINGERPRINT, settings.slots, settings.z_dim, CodeFormat(settings.code_format)
+                DUMMY_FINGERPRINT,
+                settings.slots or UNTRAINED_SLOTS,
+                settings.z_dim,
+                CodeFormat(settings.code_format),
             ),
             dtype="float32",
             device="cpu",

@@ -78,7 +78,7 @@ class ModelEngine:
             model=model.name,
             spec=MemorySpec(
                 fingerprint=model.fingerprint,
-                slots=model.slots,
+                slots=self._settings.slots or model.slots,
                 z_dim=model.z_dim,
                 code_format=CodeFormat(self._settings.code_format),
             ),

@@ -126,7 +126,8 @@ class CollectionBody(Body):
     """What a new collection may choose; fingerprint and d are the loaded engine's."""
 
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
-    """m of its memories: fewer are smaller, read faster and answer worse. None = the bundle's."""
+    """m of its memories: fewer are smaller and read faster, more answer better. None = the
+    server's."""
     code_format: Literal["bf16", "int8", "int4", "rq"] | None = None
 
     def spec(self, default: MemorySpec) -> MemorySpec:

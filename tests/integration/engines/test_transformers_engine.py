@@ -279,6 +279,16 @@ def test_the_engine_describes_its_model(model: TinyReadingModel) -> None:
     with_engine(model, body)
 
 
+def test_new_collections_get_as_many_slots_as_the_settings_say(model: TinyReadingModel) -> None:
+    async def main() -> None:
+        engine = TransformersEngine(Settings(slots=SLOTS + 3), load_model=lambda _settings: model)
+        await engine.start()
+        assert engine.info.spec.slots == SLOTS + 3
+        await engine.stop()
+
+    asyncio.run(main())
+
+
 def test_queries_become_vectors_by_the_selections_the_bundle_has(model: TinyReadingModel) -> None:
     async def body(engine: TransformersEngine) -> None:
         vector = await engine.embed_query("the cat", "cosine")

@@ -61,6 +61,12 @@ class TestModelWriter(WriterConformance):
         with pytest.raises(DeviceLost if lost else RuntimeError):
             writer.write([SHORT], Tier.FAST, SLOTS, ignore)
 
+    def test_new_collections_get_as_many_slots_as_the_settings_say(self) -> None:
+        self.settings = self.settings.model_copy(update={"slots": 7})
+        assert self.make_writer().spec.slots == 7
+        self.settings = self.settings.model_copy(update={"slots": None})
+        assert self.make_writer().spec.slots == self.bundle.config.slots
+
     def test_fast_memories_are_measured_only_if_asked_for(self) -> None:
         measured = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
         self.settings = self.settings.model_copy(update={"measure_fast": False})

@@ -26,11 +26,11 @@ def test_a_bundle_brings_its_own_shape(saved: Path, tiny_model: Path, tmp_path: 
     assert open_bundle(settings).config.slots == 4
 
 
-def test_asking_a_bundle_for_another_shape_is_refused_with_both(
+def test_asking_a_bundle_for_another_dimension_is_refused_with_both(
     saved: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(home=tmp_path, model=str(tiny_model), bundle=saved, slots=8)
-    with pytest.raises(BundleError, match=r"PARAMEM_SLOTS=8.*trained for 4.*untrained"):
+    settings = Settings(home=tmp_path, model=str(tiny_model), bundle=saved, z_dim=16)
+    with pytest.raises(BundleError, match=r"PARAMEM_Z_DIM=16.*trained for 32.*untrained"):
         open_bundle(settings)
 
 
