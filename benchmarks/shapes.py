@@ -4,8 +4,9 @@
 
 A batch of requests comes in at once and goes through the service's own batch: prefilled in groups
 as its scheduler makes them, then decoded together, recorded as CUDA graphs or (`--eager`) not. K
-passages of L tokens are read as text (K * L positions) and as memories of m slots (K * m). A second
-table times one forward alone, replayed as a graph: what is left without waiting for launches.
+passages of L tokens are read as text (K * L positions) and as memories of m slots (K * m, or
+`--read` of the K, as a score margin leaves them out). A second table times one forward alone,
+replayed as a graph: what is left without waiting for launches.
 
 bf16 or NF4 (bitsandbytes). `--memory-gib 22` lets torch have no more than an L4 can give it.
 `--shape tiny` is the dry run on a CPU.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
 import statistics
 import time
@@ -76,6 +78,7 @@ class Cell:
     weights: str
     batch: int
     memories: int  # K
+    read: int  # of them; of the text all
     slots: int  # m
     memory: Served | None
     text: Served | None
@@ -87,6 +90,7 @@ class Forward:
 
     weights: str
     memories: int  # K
+    read: int  # of them; of the text all
     slots: int  # m
     memory_ms: float
     text_ms: float
@@ -98,6 +102,7 @@ def main() -> None:
     parser.add_argument("--weights", choices=["bf16", "nf4"], nargs="+", default=["bf16"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--memories", type=int, nargs="+", default=[1, 5, 20, 50])
+    parser.add_argument("--read", type=int, nargs="+", help="of each K's memories; default all")
     parser.add_argument("--slots", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--passage-tokens", type=int, default=150)
     parser.add_argument("--decode-steps", type=int, default=16)
@@ -130,8 +135,10 @@ def table(lm: Any, weights: str, arguments: argparse.Namespace) -> None:
                 file.write(json.dumps(dataclasses.asdict(measured)) + "\n")
 
     serve(Batch(lm), lm, 1, QUESTION_POSITIONS, 1)  # kernels are chosen and loaded
-    say("| weights | batch | K | m | positions | prefill ms | decode ms/step | requests/s | GiB |")
-    say("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    say(
+        "| weights | batch | K | read | m | positions | prefill ms | decode ms/step | requests/s "
+        "| GiB |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    )
     for batch in arguments.batches:
         for memories in arguments.memories:
             if batch * positions(memories, arguments.passage_tokens) > arguments.most_positions:
@@ -139,19 +146,25 @@ def table(lm: Any, weights: str, arguments: argparse.Namespace) -> None:
             for cell in measure(lm, arguments, weights, batch, memories):
                 say(describe(cell, arguments.decode_steps))
                 keep(cell)
-    say("\n| weights | K | m | one forward, memory / text ms |\n|---|--:|--:|--:|")
+    say("\n| weights | K | read | m | one forward, memory / text ms |\n|---|--:|--:|--:|--:|")
     for memories in arguments.memories:
         text = forward_ms(lm, positions(memories, arguments.passage_tokens))
-        for slots in arguments.slots:
-            memory = forward_ms(lm, positions(memories, slots))
+        for read, slots in ways_to_read(memories, arguments):
+            memory = forward_ms(lm, positions(read, slots))
             told = f"{memory:.2f} / {text:.2f} ({text / memory:.2f})"
-            say(f"| {weights} | {memories} | {slots} | {told} |")
-            keep(Forward(weights, memories, slots, memory, text))
+            say(f"| {weights} | {memories} | {read} | {slots} | {told} |")
+            keep(Forward(weights, memories, read, slots, memory, text))
 
 
-def positions(memories: int, each: int) -> int:
+def ways_to_read(memories: int, arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """(memories read, m) of K."""
+    read = sorted({min(number, memories) for number in arguments.read or [memories]})
+    return list(itertools.product(read, arguments.slots))
+
+
+def positions(passages: int, each: int) -> int:
     """Of a prompt with so many passages."""
-    return memories * each + QUESTION_POSITIONS
+    return passages * each + QUESTION_POSITIONS
 
 
 def build(shape: str, weights: str, device: torch.device) -> Any:
@@ -191,10 +204,10 @@ def quantise(model: nn.Module, device: torch.device) -> None:
 def measure(
     lm: Any, arguments: argparse.Namespace, weights: str, batch: int, memories: int
 ) -> list[Cell]:
-    """Text once, memories for each m."""
+    """Text once, memories in each way."""
 
-    def served(of_passage: int) -> Served | None:
-        length = positions(memories, of_passage)
+    def served(passages: int, each: int) -> Served | None:
+        length = positions(passages, each)
         try:
             return repeated(lm, batch, length, arguments.decode_steps, eager=arguments.eager)
         except torch.OutOfMemoryError:
@@ -202,8 +215,11 @@ def measure(
             torch.cuda.empty_cache()
             return None
 
-    text = served(arguments.passage_tokens)
-    return [Cell(weights, batch, memories, slots, served(slots), text) for slots in arguments.slots]
+    text = served(memories, arguments.passage_tokens)
+    return [
+        Cell(weights, batch, memories, read, slots, served(read, slots), text)
+        for read, slots in ways_to_read(memories, arguments)
+    ]
 
 
 def repeated(lm: Any, rows: int, length: int, steps: int, *, eager: bool) -> Served:
@@ -296,7 +312,7 @@ def describe(cell: Cell, new_tokens: int) -> str:
         lambda side: side.requests_per_second(cell.batch, new_tokens), 1, more_is_better=True
     )
     columns = [
-        *map(str, (cell.weights, cell.batch, cell.memories, cell.slots)),
+        *map(str, (cell.weights, cell.batch, cell.memories, cell.read, cell.slots)),
         pair(lambda side: side.positions, 0),
         pair(lambda side: side.prefill_ms, 1),
         pair(lambda side: side.decode_ms, 1),

@@ -77,7 +77,8 @@ def test_recorded_steps_say_what_steps_say(tmp_path: Path, quantization: str) ->
             token = 5 + number
             compare(lambda batch, token=token: batch.step([token] * len(batch)))  # type: ignore[misc]
 
-    join(40)  # recorded, as is its step
+    recorded.record(4)  # as a server does before its first request
+    join(40)  # replayed, as is its step
     steps(3)
     join(20, 70)  # other lanes, the same columns
     steps(70)  # more columns than there were: what was recorded knows other addresses

@@ -32,6 +32,7 @@ def run(*command: str, **environment: str) -> str:
 def test_the_large_shapes_benchmark_runs_dry(tmp_path: Path) -> None:
     out = tmp_path / "cells.jsonl"
     sizes = ["--batches", "1", "2", "--memories", "1", "3", "--slots", "4", "16"]
+    sizes += ["--read", "2"]
     limits = ["--most-positions", "900", "--decode-steps", "2"]
     weights = ["--weights", "bf16", "nf4"]
     command = ["-m", "benchmarks.shapes", "--shape", "tiny", *weights, *sizes, *limits]
@@ -44,7 +45,8 @@ def test_the_large_shapes_benchmark_runs_dry(tmp_path: Path) -> None:
         (w, *sizes, m) for w in ("bf16", "nf4") for sizes in within for m in (4, 16)
     ]
     for cell in cells:
-        assert cell["memory"]["positions"] == cell["memories"] * cell["slots"] + 32
+        assert cell["read"] == min(2, cell["memories"])
+        assert cell["memory"]["positions"] == cell["read"] * cell["slots"] + 32
         assert cell["text"]["positions"] == cell["memories"] * 150 + 32
         assert cell["memory"]["prefill_ms"] > 0
         assert cell["text"]["decode_ms"] > 0
