@@ -68,9 +68,9 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_that_are_run_elsewhere_name_what_exists(document: Path) -> None:
-    text = document.read_text("utf-8")
+@pytest.mark.parametrize("page", ["deploy-gcp-l4.md", "operations.md"])
+def test_commands_that_are_run_elsewhere_name_what_exists(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     profiles = {one for service in compose["services"].values() for one in service["profiles"]}
     commands = set(getattr(get_command(app), "commands"))  # noqa: B009
