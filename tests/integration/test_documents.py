@@ -68,21 +68,27 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_are_not_run_here_name_what_exists(document: Path) -> None:
+    text = document.read_text("utf-8")
+    commands = set(getattr(get_command(app), "commands"))  # noqa: B009
+    named = re.findall(
+        r"(?<![-\w./])paramem ([a-z][a-z-]+)",
+        "\n".join(blocks(text, ELSEWHERE)) + " ".join(re.findall(r"`paramem [^`]+`", text)),
+    )
+    assert named
+    assert {name for name in named if not name.startswith("paramem")} <= commands
+
+
 @pytest.mark.parametrize("page", ["deploy-gcp-l4.md", "operations.md"])
-def test_commands_that_are_run_elsewhere_name_what_exists(page: str) -> None:
+def test_commands_that_are_run_elsewhere_name_what_compose_has(page: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     profiles = {one for service in compose["services"].values() for one in service["profiles"]}
-    commands = set(getattr(get_command(app), "commands"))  # noqa: B009
     elsewhere = "\n".join(blocks(text, ELSEWHERE))
     assert elsewhere
     assert set(re.findall(r"--profile (\S+)", text)) <= profiles
     assert set(re.findall(r"compose exec (\S+)", elsewhere)) <= set(compose["services"])
-    named = re.findall(
-        r"(?<![-\w./])paramem ([a-z][a-z-]+)",
-        elsewhere + " ".join(re.findall(r"`paramem [^`]+`", text)),
-    )
-    assert {name for name in named if not name.startswith("paramem")} <= commands
 
 
 def test_the_cloud_page_says_that_it_was_not_run_and_what_is_arithmetic() -> None:
