@@ -20,11 +20,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from memory_store.index.row_ranker import Rows
 from memory_store.index.vector_index import WORD_BYTES, c_floats
 from memory_store.records import FloatArray
 
 T = TypeVar("T")
-Rows = npt.NDArray[np.int64]
 LISTS = 2
 
 

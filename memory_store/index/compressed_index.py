@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
-import faiss
 import numpy as np
 
-from memory_store.index.code_lists import CodeLists, Rows
+from memory_store.index.code_lists import CodeLists
+from memory_store.index.row_ranker import RowRanker, Rows
 from memory_store.index.vector_index import (
     WORD_BYTES,
     Found,
     IdArray,
     as_float16,
-    c_floats,
     check,
     id_array,
     pieces_of,
@@ -33,8 +31,6 @@ from memory_store.records import FloatArray
 CANDIDATES = 2000
 """Of a million keys 0.997 of the true ten are among so many, 0.986 among half of them."""
 CANDIDATES_PER_HIT = 8
-BLOCK = 8192
-"""Rows ranked at a time: their copy stays small."""
 SAMPLE = 32_768
 """Vectors that training looks at."""
 REMOVED = -1
@@ -63,6 +59,7 @@ class CompressedIndex:
         self._ids: IdArray = np.empty(rows, np.int64)  # (rows,) or REMOVED
         self._vectors = np.empty((rows, self.dim), np.float16)  # untouched pages cost nothing
         self._order: tuple[IdArray, Rows] | None = None
+        self._ranker = RowRanker(self.dim)
 
     def __len__(self) -> int:
         return self._count
@@ -148,18 +145,7 @@ class CompressedIndex:
 
     def _best(self, rows: Rows, vector: FloatArray, top_k: int) -> Found:
         """The best of these rows, by their exact scores."""
-        found: Found = []
-        for start in range(0, len(rows) if top_k > 0 else 0, BLOCK):
-            block = rows[start : start + BLOCK]
-            near: Any = faiss.IndexScalarQuantizer(
-                self.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-            )
-            near.is_trained = True  # nothing to learn: its codes are the float16 numbers
-            near.add_sa_codes(self._vectors[block].view(np.uint8))
-            scores, places = near.search(c_floats(vector[None]), min(top_k, len(block)))
-            ids = self._ids[block[places[0]]]
-            found += zip(ids.tolist(), scores[0].tolist(), strict=True)
-        return ranked(found)[:top_k]
+        return self._ranker.best(rows, self._vectors, self._ids, vector, top_k)
 
     def _sorted(self) -> tuple[IdArray, Rows]:
         """Ids in ascending order and their rows. Threads that race here find the same."""

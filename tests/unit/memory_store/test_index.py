@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_a_filter_is_exact(index: VectorIndex) -> None:
     found = index.search(stored[0], 10, allowed=[*worst_first, 999])
     assert {number for number, _ in found} == set(worst_first)
     assert index.search(stored[0], 10, allowed=[]) == []
+
+
+def test_a_filter_that_allows_many_is_exact(index: VectorIndex) -> None:
+    stored = vectors(5000)
+    index.add(range(5000), stored)
+    allowed = np.arange(0, 5000, 2)
+    query = vectors(1, seed=1)[0]
+    expected = allowed[np.argsort(-(stored[allowed] @ query))[:20]]
+    found = index.search(query, 20, allowed=allowed.tolist())
+    scores = stored[[number for number, _ in found]] @ query
+    np.testing.assert_allclose(scores, stored[expected] @ query, atol=2**-10)  # float16
+
+
+def test_searches_of_many_threads_find_what_each_finds_alone(index: VectorIndex) -> None:
+    index.add(range(5000), vectors(5000))
+    queries = list(vectors(60, seed=1))
+    alone = [index.search(query, 5) for query in queries]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda query: index.search(query, 5), queries))
+    assert together == alone
 
 
 def test_removed_vectors_are_never_found(index: VectorIndex) -> None:
