@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +117,29 @@ def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(
     for seed, logits in seen.items():
         expected = alone(lm, lengths[seed], seed, len(logits) - 1)
         torch.testing.assert_close(torch.stack(logits), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_query_heads_that_share_keys_look_at_them_together_in_bf16(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = deepcopy(lm).to(torch.bfloat16)
+    batch = Batch(half)
+    embeds = prompt(40, 0).to(torch.bfloat16)
+    batch.join([embeds])
+    heads: list[int] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def counting(query: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        heads.append(query.shape[1])
+        return attention(query, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+        stepped = batch.step([7])
+    assert set(heads) == {half.config.num_key_value_heads}
+    token = half.get_input_embeddings()(torch.tensor([7]))
+    alone = half(inputs_embeds=torch.cat([embeds, token])[None], use_cache=False).logits[:, -1]
+    torch.testing.assert_close(stepped, alone, atol=0.05 * float(alone.abs().max()), rtol=0.05)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
