@@ -8,7 +8,10 @@ Symbols: B = texts of a batch, L = tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -70,7 +73,10 @@ class Recording(Generic[Result]):
                 self._work(*self._given)
         current.wait_stream(aside)
         # the thread that embeds queries goes on beside this one: its calls are not ours to refuse
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with (
+            _uncollected(),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             self._result = self._work(*self._given)
 
 
@@ -115,6 +121,23 @@ class ReadingRecordings:
             return self._work(*given)
         size = power_of_two(rows), -(-columns // COLUMNS) * COLUMNS
         return self._recordings[size](*(_to_size(tensor, size) for tensor in given))[:rows]
+
+
+_pause = threading.Lock()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python's collector of cycles rests: it would free an old recording that it came upon, and a
+    graph that is freed in the middle of a capture ends it."""
+    with _pause:  # or who is done first would wake it for the other
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 def relative_error(recorded: torch.Tensor, plain: torch.Tensor) -> float:

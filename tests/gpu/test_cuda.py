@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from memory_model.base import load_base
 from memory_model.bundle import load_bundle
 from memory_model.calibration import create_untrained_bundle
 from memory_model.passages import Passage
+from memory_model.recording import Recording, graph_pool
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
 from server.engine.batch import Batch
@@ -111,6 +113,24 @@ def test_recorded_queries_are_selected_for_as_before(tmp_path: Path) -> None:
         np.testing.assert_allclose(recorded, plain, atol=0.05)
         reranked = reading.rerank(queries, codes, [[0.2, 0.1]] * 3)
         np.testing.assert_allclose(reranked, ranked, atol=0.05)
+
+
+def test_an_old_recording_that_is_garbage_does_not_end_a_capture() -> None:
+    given, old = torch.ones(4, device="cuda"), list[Any]()
+
+    def work(tensor: torch.Tensor) -> torch.Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            old.clear()  # now it is garbage, which only the collector of cycles frees
+        made = [[number] for number in range(10_000)]  # it would come by here
+        return tensor * len(made)
+
+    recording = Recording(work, given, pool=graph_pool(given.device))
+    old.append([recording])
+    old[0].append(old[0])
+    del recording
+    new = Recording(work, given, pool=graph_pool(given.device))
+    assert not old
+    assert new(given).tolist() == [10_000] * 4
 
 
 @pytest.mark.model

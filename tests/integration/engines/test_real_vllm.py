@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from memory_model.reader import Reader
 from memory_model.runtime import open_bundle
 from paramem.settings import Settings
 from server.engine.generator import EngineNotReadyError, GenerationRequest, Generator
@@ -47,7 +48,7 @@ pytestmark = [
 
 T = TypeVar("T")
 BLOCK = 128
-"""Positions that vLLM caches as one on a CPU; on a GPU, 16."""
+"""Positions that vLLM caches as one on a CPU; on a GPU, 16. Three memories are longer."""
 
 
 class SharedLoop:
@@ -179,7 +180,10 @@ def test_the_prefix_cache_is_hit_and_never_by_another_memory(
 
     shared.run(scenario)
     first_time, again, other_question = cached[:3], cached[3:6], cached[6]
-    assert first_time == [0, 0, 0]
+    bundle = open_bundle(settings)
+    reader = Reader(bundle.base, bundle.expander, bundle.config.template)
+    # the template's own blocks are everyone's: on a GPU they are short enough to be hit
+    assert max(first_time) <= len(reader.prefix_tokens)
     assert min(again) >= BLOCK
     assert other_question >= BLOCK  # the same memories in front of another question
 

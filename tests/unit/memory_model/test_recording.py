@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 
-from memory_model.recording import MOST_COLUMNS, ReadingRecordings, Recording
+from memory_model.recording import MOST_COLUMNS, WARM_UP, ReadingRecordings, Recording
 
 
 def test_what_is_given_is_copied_to_where_the_work_looks() -> None:
@@ -21,6 +24,22 @@ def test_what_is_given_is_copied_to_where_the_work_looks() -> None:
     assert recording(torch.tensor([3, 4])).tolist() == [4, 5]
     assert len(set(seen)) == 1
     assert first.tolist() == [1, 2]
+
+
+def test_nothing_is_collected_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old graph that were freed meanwhile would end the capture (seen on a GPU)."""
+    collects: list[bool] = []
+
+    def work(given: torch.Tensor) -> torch.Tensor:
+        collects.append(gc.isenabled())
+        return given
+
+    recording = Recording(work, torch.ones(1), pool=None)
+    for name in ("current_stream", "Stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    recording._record(MagicMock(), pool=None)
+    assert collects == [True] * WARM_UP + [False]
+    assert gc.isenabled()
 
 
 class SumOfTokens:
