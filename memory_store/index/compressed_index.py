@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memory_store.index.code_lists import CodeLists
-from memory_store.index.row_ranker import RowRanker, Rows
+from memory_store.index.row_ranker import Rows, row_ranker
 from memory_store.index.vector_index import (
     WORD_BYTES,
     Found,
@@ -59,7 +59,7 @@ class CompressedIndex:
         self._ids: IdArray = np.empty(rows, np.int64)  # (rows,) or REMOVED
         self._vectors = np.empty((rows, self.dim), np.float16)  # untouched pages cost nothing
         self._order: tuple[IdArray, Rows] | None = None
-        self._ranker = RowRanker(self.dim)
+        self._ranker = row_ranker(self.dim)
 
     def __len__(self) -> int:
         return self._count

@@ -6,6 +6,7 @@ Symbols: n = rows, d = dimension.
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import Any
 
 import faiss
@@ -18,6 +19,12 @@ from memory_store.records import FloatArray
 Rows = npt.NDArray[np.int64]
 BLOCK = 1024
 """Rows ranked at a time."""
+
+
+@cache
+def row_ranker(dim: int) -> RowRanker:
+    """Of all indexes of this dimension."""
+    return RowRanker(dim)
 
 
 class RowRanker(threading.local):
