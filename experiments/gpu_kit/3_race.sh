@@ -1,7 +1,7 @@
 # Backlog 1, 2 min.
+xz -dc device/bundles.tar.xz | tar x -C /tmp
 . device/env.sh
 cp device/encoder.2 /tmp/kit/
-xz -dc device/bundles.tar.xz | tar x -C /tmp && cp -r /tmp/bundles memory_model/
 python3 device/place_model.py encoder
 PARAMEM_DEVICE=cuda timeout 300 python3 -m benchmarks.endpoints --data device/datasets \
   --set squad-mini --concurrency 1 8 64 256 --top-k 5 --requests 64 2>&1 | tee "$OUT/race.log"

@@ -2,8 +2,8 @@
 # Everything a GPU machine without a network needs beside a checkout, as archives in device/, sized
 # for transfers of 64 MiB: run where `make setup` has run, about 3 minutes on 2 cores.
 #
-# What the machine must have: Python 3.12, torch for CUDA 13, and what is in neither packages.txt
-# nor constraints.txt. Then, one transfer each (GPU_BACKLOG.md says what they prove):
+# What the machine must have: Python 3.12, torch for CUDA 13, and of constraints.txt what
+# packages.txt has not. Then, one transfer each (GPU_BACKLOG.md says what they prove):
 #   1_tests.sh   with packages.tar.xz model.1
 #   2_shapes.sh  with model.2 tokenizer.json.xz encoder.1
 #   3_race.sh    with bundles.tar.xz encoder.2 datasets

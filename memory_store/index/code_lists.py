@@ -20,8 +20,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from memory_store.index.row_ranker import Rows
-from memory_store.index.vector_index import WORD_BYTES, c_floats
+from memory_store.index.vector_index import WORD_BYTES, Rows, c_floats
 from memory_store.records import FloatArray
 
 T = TypeVar("T")

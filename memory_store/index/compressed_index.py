@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from memory_store.index.code_lists import CodeLists
-from memory_store.index.row_ranker import Rows, row_ranker
+from memory_store.index.row_ranker import row_ranker
 from memory_store.index.vector_index import (
     WORD_BYTES,
     Found,
     IdArray,
+    Rows,
     as_float16,
     check,
     id_array,

@@ -13,10 +13,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from memory_store.index.vector_index import Found, IdArray, c_floats, ranked
+from memory_store.index.vector_index import Found, IdArray, Rows, c_floats, ranked
 from memory_store.records import FloatArray
 
-Rows = npt.NDArray[np.int64]
 BLOCK = 1024
 """Rows ranked at a time."""
 

@@ -20,6 +20,7 @@ WORD_BYTES = 8
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 IdArray = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]  # where vectors lie, in the order in which they came
 Found = list[tuple[int, float]]
 
 

@@ -47,9 +47,12 @@ class Batch:
         self._config = lm.config.get_text_config()
         self._recorded = recorded
         self._most_positions = most_positions
-        # with a mask transformers lets query heads that share keys look at them together; what
-        # torch does without one takes six times as long in bf16 on a CPU (LOG.md)
-        self._masks_all = lm.device.type == "cpu" and lm.dtype is torch.bfloat16
+        # rows of one length need a mask for a window; and with one transformers lets query heads
+        # that share keys look at them together, where what torch does without one takes six times
+        # as long: in bf16 on a CPU (LOG.md)
+        self._masks_all = sliding_window(self._config) is not None or (
+            lm.device.type == "cpu" and lm.dtype is torch.bfloat16
+        )
         self._pool = graph_pool(lm.device) if recorded else None
         self._prefills: dict[int, Recording[tuple[torch.Tensor, Cache]]] = {}  # by T
         self._steps: dict[tuple[int, int], Recording[torch.Tensor]] = {}  # by (lanes, C)
@@ -181,7 +184,7 @@ class Batch:
         for layer in self._cache.layers:
             layer.show(lanes, lengths if ragged else None, columns)
         mask = None
-        if ragged or self._masks_all or sliding_window(self._config) is not None:
+        if ragged or self._masks_all:
             mask = decode_mask(self._config, lengths, columns, self._lm.dtype)
         output = self._lm(
             input_ids=tokens[:, None],

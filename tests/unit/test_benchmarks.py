@@ -77,9 +77,9 @@ def test_the_endpoints_benchmark_loads_both_in_every_cell() -> None:
     assert {row[11] for row in rows} == {"0"}  # errors
     spent = [line.split(" | ") for line in stages.splitlines() if line.startswith("| 2 |")]
     assert [row[1:4] for row in spent] == [list(row[3:6]) for row in rows]
-    embed = [float(row[4]) for row in spent]  # told of every cell, if too short to tell more
-    assert all(ms >= 0 for ms in embed)
-    assert max(ms for row, ms in zip(spent, embed, strict=True) if row[3] == "RAG") > 0
+    embed = [(row[3], float(row[4])) for row in spent]
+    # the dummy's own may take less than is told
+    assert all(ms > 0 if name == "RAG" else ms >= 0 for name, ms in embed)
     assert "- RAG: " in table
 
 
