@@ -23,6 +23,7 @@ from server.engine.spare_memory import spare_memory
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
 
+PACKING_SHARE = 0.25  # of free memory, for second copies of weights
 KV_SHARE = 0.5  # of free memory: a worker may start beside, and a forward needs room of its own
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,8 @@ def load_reading_model(settings: Settings) -> ReadingModel:
     from memory_model.runtime import ReadingModel, open_bundle
 
     model = ReadingModel(open_bundle(settings))
-    if settings.may_round_weights:
+    room = PACKING_SHARE * spare_memory(model.device)
+    if settings.may_round_weights and model.bytes_to_pack <= room:
         model.pack()
     return model
 

@@ -1,4 +1,4 @@
-"""Packed layers multiply as plain ones do, from weights rounded to float16."""
+"""Packed layers multiply as plain ones do, from weights in float16."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from memory_model.packed_linear import PackedLinear, pack_linears
+from memory_model.packed_linear import FEW_ROWS, PackedLinear, bytes_to_pack, pack_linears
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
+from server.engine import transformers_engine
 from server.engine.transformers_engine import load_reading_model
 
 pytestmark = pytest.mark.skipif(
@@ -43,6 +44,33 @@ def test_weights_of_a_half_precision_checkpoint_are_kept_to_the_bit() -> None:
     assert torch.equal(PackedLinear(linear)(torch.eye(24)), linear.weight.T)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_few_rows_in_bfloat16_give_the_nearest_bfloat16_to_the_product(bias: bool) -> None:
+    linear = nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16)
+    inputs = torch.randn(3, FEW_ROWS // 3, 24, dtype=torch.bfloat16)
+    exact = nn.Linear(24, 40, bias=bias)
+    exact.load_state_dict(linear.state_dict())
+    outputs = PackedLinear(linear)(inputs)
+    torch.testing.assert_close(outputs, exact(inputs.float()).bfloat16())
+
+
+@torch.inference_mode()
+def test_more_rows_in_bfloat16_are_the_plain_layers() -> None:
+    linear = nn.Linear(24, 40, dtype=torch.bfloat16)
+    packed = PackedLinear(linear)
+    inputs = torch.randn(FEW_ROWS + 1, 24, dtype=torch.bfloat16)
+    plain = linear(inputs)
+    linear.weight.zero_()  # no copy of its own
+    assert not torch.equal(packed(inputs), plain)
+    assert torch.equal(packed(inputs), linear(inputs))
+
+
+def test_only_bfloat16_takes_more_memory_packed() -> None:
+    half = nn.Linear(24, 40, dtype=torch.bfloat16)
+    assert bytes_to_pack(nn.Sequential(nn.Linear(24, 40), half, nn.Embedding(5, 24))) == 2 * 24 * 40
+
+
 @torch.inference_mode()
 def test_inputs_need_not_be_contiguous() -> None:
     linear = nn.Linear(24, 40)
@@ -63,18 +91,19 @@ class Quantised(nn.Linear):
     """As bitsandbytes' layers are: linear by name, with weights of another kind."""
 
 
-def test_only_plain_layers_in_float32_are_packed() -> None:
+def test_only_plain_layers_are_packed() -> None:
     module = nn.ModuleDict(
         {
             "plain": nn.Linear(8, 8),
             "inside": nn.Sequential(nn.Linear(8, 8)),
             "brief": nn.Linear(8, 8, dtype=torch.bfloat16),
+            "shorter": nn.Linear(8, 8, dtype=torch.float16),
             "quantised": Quantised(8, 8),
         }
     )
     pack_linears(module)
     packed = {name for name, part in module.named_modules() if isinstance(part, PackedLinear)}
-    assert packed == {"plain", "inside.0"}
+    assert packed == {"plain", "inside.0", "brief"}
 
 
 @torch.inference_mode()
@@ -110,6 +139,17 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
         plain.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
         atol=1e-5,
     )
+
+
+def test_a_server_without_memory_for_copies_reads_plain_weights(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32)
+    monkeypatch.setattr(ReadingModel, "bytes_to_pack", 101)
+    for free, packs in ((400, False), (404, True)):
+        monkeypatch.setattr(transformers_engine, "spare_memory", lambda _device, free=free: free)
+        layers = {type(module) for module in load_reading_model(settings).lm.modules()}
+        assert (PackedLinear in layers) == packs
 
 
 @pytest.mark.parametrize(("dtype", "packs"), [("auto", True), ("float32", False)])
