@@ -62,8 +62,7 @@ class OfflineModel:
     def pack(self) -> None:
         """Answer as a server does, whose LLM keeps its weights for speed. Nothing can be learnt
         through it afterwards."""
-        if self._may_round_weights:
-            pack_linears(self._lm)
+        pack_linears(self._lm, may_round=self._may_round_weights)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[torch.Tensor]) -> list[str]:

@@ -21,7 +21,7 @@ from memory_model.bundle import (
 )
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
-from memory_model.packed_linear import bytes_to_pack, pack_linears
+from memory_model.packed_linear import pack_linears
 from memory_model.reader import Reader
 from paramem.settings import (
     DEFAULT_MODEL,
@@ -137,7 +137,6 @@ class ReadingModel:
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self.selections = bundle.selections
         self._encoders = (bundle.compressor.encoder, bundle.selector.encoder)
-        self._modules = (self.lm, *(encoder.trunk for encoder in self._encoders))
         self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
 
@@ -199,15 +198,13 @@ class ReadingModel:
             return self._reader.memory_prompt(query, memories)
         return self._reader.text_prompt(query or "", texts)
 
-    @property
-    def bytes_to_pack(self) -> int:
-        """Of memory that ``pack`` takes."""
-        return sum(bytes_to_pack(module) for module in self._modules)
+    def pack(self, *, may_round: bool) -> None:
+        """Keep the LLM's weights for fast forwards; they cannot be saved afterwards.
 
-    def pack(self) -> None:
-        """Keep the LLM's weights for fast forwards; they cannot be saved afterwards."""
-        for module in self._modules:
-            pack_linears(module)
+        ``may_round``: float32 to float16.
+        """
+        for module in (self.lm, *(encoder.trunk for encoder in self._encoders)):
+            pack_linears(module, may_round=may_round)
 
     def record_queries(self, most: int) -> None:
         """Replay, from here on, what selecting by up to ``most`` short queries takes of the LLM.

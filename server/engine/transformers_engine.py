@@ -23,7 +23,6 @@ from server.engine.spare_memory import spare_memory
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
 
-PACKING_SHARE = 0.25  # of free memory, for second copies of weights
 KV_SHARE = 0.5  # of free memory: a worker may start beside, and a forward needs room of its own
 
 log = structlog.get_logger(__name__)
@@ -35,9 +34,7 @@ def load_reading_model(settings: Settings) -> ReadingModel:
     from memory_model.runtime import ReadingModel, open_bundle
 
     model = ReadingModel(open_bundle(settings))
-    room = PACKING_SHARE * spare_memory(model.device)
-    if settings.may_round_weights and model.bytes_to_pack <= room:
-        model.pack()
+    model.pack(may_round=settings.may_round_weights)
     return model
 
 

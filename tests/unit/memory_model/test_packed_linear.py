@@ -1,4 +1,4 @@
-"""Packed layers multiply as plain ones do, from weights in float16."""
+"""Packed layers multiply as plain ones do: in bf16 to the bit, else from float16 weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from memory_model.packed_linear import FEW_ROWS, PackedLinear, bytes_to_pack, pack_linears
+from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
-from server.engine import transformers_engine
 from server.engine.transformers_engine import load_reading_model
 
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+)
+
+
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no products of bf16"
 )
 
 
@@ -44,46 +48,34 @@ def test_weights_of_a_half_precision_checkpoint_are_kept_to_the_bit() -> None:
     assert torch.equal(PackedLinear(linear)(torch.eye(24)), linear.weight.T)
 
 
+@needs_bf16
+@pytest.mark.parametrize("shape", [(1, 24), (200, 24), (3, 7, 24), (0, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.inference_mode()
-def test_few_rows_in_bfloat16_give_the_nearest_bfloat16_to_the_product(bias: bool) -> None:
+def test_a_packed_layer_in_bfloat16_is_the_plain_one_to_the_bit(
+    shape: tuple[int, ...], bias: bool
+) -> None:
     linear = nn.Linear(24, 40, bias=bias, dtype=torch.bfloat16)
-    inputs = torch.randn(3, FEW_ROWS // 3, 24, dtype=torch.bfloat16)
-    exact = nn.Linear(24, 40, bias=bias)
-    exact.load_state_dict(linear.state_dict())
-    outputs = PackedLinear(linear)(inputs)
-    torch.testing.assert_close(outputs, exact(inputs.float()).bfloat16())
+    inputs = torch.randn(shape, dtype=torch.bfloat16)
+    assert torch.equal(PackedLinear(linear)(inputs), linear(inputs))
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bf16)], ids=str
+)
 @torch.inference_mode()
-def test_more_rows_in_bfloat16_are_the_plain_layers() -> None:
-    linear = nn.Linear(24, 40, dtype=torch.bfloat16)
-    packed = PackedLinear(linear)
-    inputs = torch.randn(FEW_ROWS + 1, 24, dtype=torch.bfloat16)
-    plain = linear(inputs)
-    linear.weight.zero_()  # no copy of its own
-    assert not torch.equal(packed(inputs), plain)
-    assert torch.equal(packed(inputs), linear(inputs))
-
-
-def test_only_bfloat16_takes_more_memory_packed() -> None:
-    half = nn.Linear(24, 40, dtype=torch.bfloat16)
-    assert bytes_to_pack(nn.Sequential(nn.Linear(24, 40), half, nn.Embedding(5, 24))) == 2 * 24 * 40
-
-
-@torch.inference_mode()
-def test_inputs_need_not_be_contiguous() -> None:
-    linear = nn.Linear(24, 40)
+def test_inputs_need_not_be_contiguous(dtype: torch.dtype) -> None:
+    linear = nn.Linear(24, 40, dtype=dtype)
     round_to_half(linear)
-    inputs = torch.randn(2, 24, 5).transpose(1, 2)
-    torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs))
+    inputs = torch.randn(2, 24, 5, dtype=dtype).transpose(1, 2)
+    torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs.contiguous()))
 
 
 @torch.inference_mode()
 def test_a_layer_that_float16_would_cut_off_stays_plain() -> None:
     module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     module[0].weight[3, 5] = -70_000.0
-    pack_linears(module)
+    pack_linears(module, may_round=True)
     assert [type(layer) for layer in module] == [nn.Linear, PackedLinear]
 
 
@@ -91,7 +83,11 @@ class Quantised(nn.Linear):
     """As bitsandbytes' layers are: linear by name, with weights of another kind."""
 
 
-def test_only_plain_layers_are_packed() -> None:
+@pytest.mark.parametrize("may_round", [True, False])
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_bf16), False])
+def test_only_plain_layers_that_are_faster_so_are_packed(
+    monkeypatch: pytest.MonkeyPatch, may_round: bool, native: bool
+) -> None:
     module = nn.ModuleDict(
         {
             "plain": nn.Linear(8, 8),
@@ -101,9 +97,11 @@ def test_only_plain_layers_are_packed() -> None:
             "quantised": Quantised(8, 8),
         }
     )
-    pack_linears(module)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    pack_linears(module, may_round=may_round)
     packed = {name for name, part in module.named_modules() if isinstance(part, PackedLinear)}
-    assert packed == {"plain", "inside.0", "brief"}
+    expected = {"plain", "inside.0"} if may_round else set()
+    assert packed == (expected | {"brief"} if native else expected)
 
 
 @torch.inference_mode()
@@ -117,7 +115,7 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
     lm.save_pretrained(model)
     settings = Settings(home=tmp_path, model=str(model), device="cpu", slots=4, z_dim=32)
     plain, packed = (ReadingModel(open_bundle(settings)) for _ in range(2))
-    packed.pack()
+    packed.pack(may_round=True)
     codes = list(np.random.default_rng(0).standard_normal((3, plain.slots, plain.z_dim), "f4"))
     prompt = plain.prompt_embeds("Where is the ferry?", codes, ())
 
@@ -139,17 +137,6 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
         plain.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
         atol=1e-5,
     )
-
-
-def test_a_server_without_memory_for_copies_reads_plain_weights(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(home=tmp_path, model=str(tiny_model), device="cpu", slots=4, z_dim=32)
-    monkeypatch.setattr(ReadingModel, "bytes_to_pack", 101)
-    for free, packs in ((400, False), (404, True)):
-        monkeypatch.setattr(transformers_engine, "spare_memory", lambda _device, free=free: free)
-        layers = {type(module) for module in load_reading_model(settings).lm.modules()}
-        assert (PackedLinear in layers) == packs
 
 
 @pytest.mark.parametrize(("dtype", "packs"), [("auto", True), ("float32", False)])
