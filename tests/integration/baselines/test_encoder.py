@@ -42,6 +42,13 @@ def test_recorded_queries_get_the_vectors_they_had(tmp_path: Path) -> None:
     np.testing.assert_allclose(encoder.queries(TEXTS), before, atol=1e-5)
 
 
+@pytest.mark.model
+def test_weights_rounded_for_speed_move_no_vector(encoder: SentenceEncoder, tmp_path: Path) -> None:
+    plain = load_encoder(Settings(home=tmp_path, device="cpu", dtype="float32"))
+    vectors = plain.passages(TEXTS)
+    np.testing.assert_allclose(encoder.passages(TEXTS), vectors, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "pooling", "prefix"),
     [
