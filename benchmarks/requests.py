@@ -2,9 +2,11 @@
 
     python -m benchmarks.requests --append
 
-Kept-alive connections that ask the next question as soon as they have an answer, which is not
-streamed, of a server with ten documents and the dummy engine; by hand on asyncio's protocols, since
-a client library would cost more than the server. Server and clients share the machine.
+Kept-alive connections to a server with ten documents and the dummy engine, answers not streamed.
+They ask as soon as they have an answer, which finds what the server can do, and then at a rate
+below that (Poisson; latency from the intended time), which finds how long an answer takes. By hand
+on asyncio's protocols, since a client library would cost more than the server. Server and clients
+share the machine.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +40,14 @@ CONTENT_LENGTH = b"content-length:"
 class Asker(asyncio.Protocol):
     """One connection that asks until it is time to stop."""
 
-    def __init__(self, request: bytes, stop_at: float) -> None:
+    def __init__(self, request: bytes, stop_at: float, pause: Callable[[], float] | None) -> None:
+        """``pause``: seconds from one question to the next, however long its answer takes; None =
+        until the answer is there."""
         self._request = request
         self._stop_at = stop_at
+        self._pause = pause
         self._received = b""
-        self._asked = 0.0
+        self._due = time.perf_counter()  # when the question is to be asked
         self.seconds: list[float] = []  # of each answer
         self.failed = 0
         self.done = asyncio.Event()
@@ -54,7 +62,7 @@ class Asker(asyncio.Protocol):
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end or len(body) < _content_length(head):
             return
-        self.seconds.append(time.perf_counter() - self._asked)
+        self.seconds.append(time.perf_counter() - self._due)
         self.failed += not head.startswith(b"HTTP/1.1 200")
         self._ask()
 
@@ -64,8 +72,15 @@ class Asker(asyncio.Protocol):
 
     def _ask(self) -> None:
         self._received = b""
-        self._asked = time.perf_counter()
-        if self._asked < self._stop_at:
+        now = time.perf_counter()
+        self._due = now if self._pause is None else self._due + self._pause()
+        if self._due <= now:
+            self._send()
+        else:
+            asyncio.get_running_loop().call_later(self._due - now, self._send)
+
+    def _send(self) -> None:
+        if time.perf_counter() < self._stop_at:
             self._transport.write(self._request)
         else:
             self._transport.close()
@@ -74,6 +89,7 @@ class Asker(asyncio.Protocol):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1000, 1500], help="a second")
     parser.add_argument("--seconds", type=float, default=10, help="for each row")
     parser.add_argument("--append", action="store_true", help=f"append to {RESULTS.name}")
     arguments = parser.parse_args()
@@ -83,16 +99,18 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f} before; dummy engine, {DOCUMENTS} documents, K = {TOP_K}, "
         f"{NEW_TOKENS} new tokens, not streamed, kept-alive connections. Command: `python -m "
         "benchmarks.requests`.\n",
-        "| context | concurrency | answers | a second | p50 / p99 ms | failed |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| context | connections | asked a second | answers | a second | p50 / p99 ms | failed |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
+    loads = [(number, None) for number in arguments.concurrency]
+    loads += [(max(arguments.concurrency), rate) for rate in arguments.rates]
     with tempfile.TemporaryDirectory() as home:
-        lines += measure(Path(home), arguments.concurrency, arguments.seconds)
+        lines += measure(Path(home), loads, arguments.seconds)
     publish(lines, append=arguments.append)
 
 
-def measure(home: Path, concurrencies: list[int], seconds: float) -> list[str]:
-    """Rows of the table."""
+def measure(home: Path, loads: Sequence[tuple[int, float | None]], seconds: float) -> list[str]:
+    """Rows of the table. ``loads``: connections, and how often all of them together ask."""
     rows = []
     environment = {**os.environ, **ENVIRONMENT}
     with serving(home, environment) as server:
@@ -101,20 +119,23 @@ def measure(home: Path, concurrencies: list[int], seconds: float) -> list[str]:
                 job = client.write(f"Ferry {number} leaves at {number}.", mode="fast")
                 client.wait(job.job_id)
         for context in CONTEXTS:
-            for concurrency in concurrencies:
-                answers, failed = asyncio.run(ask(server.address, context, concurrency, seconds))
+            for connections, rate in loads:
+                answers, failed = asyncio.run(
+                    ask(server.address, context, connections, rate, seconds)
+                )
                 half, most = np.percentile(1e3 * np.array(answers), [50, 99])
+                asked = "as answered" if rate is None else f"{rate:,.0f}"
                 rows.append(
-                    f"| {context} | {concurrency} | {len(answers):,} | "
+                    f"| {context} | {connections} | {asked} | {len(answers):,} | "
                     f"{len(answers) / seconds:,.0f} | {half:.1f} / {most:.1f} | {failed} |"
                 )
     return rows
 
 
 async def ask(
-    address: Address, context: str, concurrency: int, seconds: float
+    address: Address, context: str, connections: int, rate: float | None, seconds: float
 ) -> tuple[list[float], int]:
-    """Seconds of each answer, and how many failed."""
+    """Seconds of each answer, and how many failed. ``rate``: questions a second, all together."""
     body = json.dumps(
         {"query": QUESTION, "top_k": TOP_K, "max_new_tokens": NEW_TOKENS, "context": context}
     )
@@ -124,7 +145,10 @@ async def ask(
     ).encode()
     stop_at = time.perf_counter() + seconds
     loop = asyncio.get_running_loop()
-    askers = [Asker(request, stop_at) for _ in range(concurrency)]
+    pause = None
+    if rate is not None:
+        pause = partial(random.Random(0).expovariate, rate / connections)
+    askers = [Asker(request, stop_at, pause) for _ in range(connections)]
     for asker in askers:
         await loop.create_connection(lambda asker=asker: asker, address.host, address.port)  # type: ignore[misc]
     await asyncio.gather(*(asker.done.wait() for asker in askers))

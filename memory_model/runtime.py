@@ -199,11 +199,13 @@ class ReadingModel:
         return self._reader.text_prompt(query or "", texts)
 
     def pack(self, *, may_round: bool) -> None:
-        """Keep the LLM's weights for fast forwards; they cannot be saved afterwards.
+        """Keep weights for fast forwards: the LLM's, and those that select. They cannot be saved
+        afterwards.
 
         ``may_round``: float32 to float16.
         """
-        for module in (self.lm, *(encoder.trunk for encoder in self._encoders)):
+        trunks = [encoder.trunk for encoder in self._encoders]
+        for module in (self.lm, *trunks, self.bundle.compressor, self.bundle.selector):
             pack_linears(module, may_round=may_round)
 
     def record_queries(self, most: int) -> None:

@@ -125,14 +125,19 @@ def test_the_overhead_benchmark_pairs_answers_with_forward_passes() -> None:
 
 
 def test_the_requests_benchmark_gets_an_answer_to_every_question() -> None:
-    table = run("-m", "benchmarks.requests", "--concurrency", "1", "4", "--seconds", "1")
+    loads = ["--concurrency", "1", "4", "--rates", "40", "--seconds", "1"]
+    table = run("-m", "benchmarks.requests", *loads)
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     _, *rows = rows
-    assert [row[:2] for row in rows] == [
-        [context, str(concurrency)] for context in ("memory", "none") for concurrency in (1, 4)
+    assert [row[:3] for row in rows] == [
+        [context, connections, asked]
+        for context in ("memory", "none")
+        for connections, asked in (("1", "as answered"), ("4", "as answered"), ("4", "40"))
     ]
-    assert all(int(row[2].replace(",", "")) > 0 for row in rows)
-    assert {row[5] for row in rows} == {"0"}  # failed
+    for row in rows:
+        answers = int(row[3].replace(",", ""))
+        assert 10 < answers < 90 if row[2] == "40" else answers > 0
+    assert {row[6] for row in rows} == {"0"}  # failed
 
 
 def test_the_overload_benchmark_counts_what_was_refused_and_loses_nothing() -> None:

@@ -130,12 +130,12 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
         np.testing.assert_allclose(
             packed.embed_queries(["a ferry"], selection),
             plain.embed_queries(["a ferry"], selection),
-            atol=1e-5,
+            atol=1e-3,  # heads of the bundle are rounded too
         )
     np.testing.assert_allclose(
         packed.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
         plain.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
-        atol=1e-5,
+        atol=1e-3,
     )
 
 
