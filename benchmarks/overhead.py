@@ -3,8 +3,8 @@
     python -m benchmarks.overhead --append
 
 One server for each code format. Every question is asked alone, streamed, from K = 5 memories; right
-before or after, this process runs the same LLM once over as many positions as the answer's prompt
-had. The two never compute at the same time.
+before or after, this process runs the same LLM, its weights laid out as the server's, once over as
+many positions as the answer's prompt had. The two never compute at the same time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks.contexts import (
 from benchmarks.results import RESULTS, publish
 from clients import Client
 from clients.demo import demo_questions, demo_server
+from memory_model.packed_linear import pack_linears
 from memory_model.runtime import open_base
 from paramem.settings import load_settings
 
@@ -44,6 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings()
     base = open_base(settings, settings.model)
+    pack_linears(base.lm, may_round=settings.may_round_weights)
     lines = [
         f"\n## Overhead, {time.strftime('%Y-%m-%d')}\n",
         f"{base.name}, {base.dtype} on {base.device} ({os.cpu_count()} cores, "

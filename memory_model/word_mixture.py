@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.functional import embedding_bag
 
 from memory_model.base import BaseModel
 from memory_model.codebook import CODEWORDS, kmeans, nearest
@@ -39,6 +40,7 @@ class WordMixture(nn.Module):
         self._base = base
         self._word_bytes = 2 if len(base.embedding_table) <= 1 << 16 else 3
         self._whitened: torch.Tensor | None = None  # (V, d), made when something is encoded
+        self._mapped: torch.Tensor | None = None  # (V, d), made when something is decoded
         self.word_map: torch.Tensor  # A (d, h)
         self.offset: torch.Tensor  # b (d)
         self.whitening: torch.Tensor  # (d, d): rows of d times this have unit covariance
@@ -48,7 +50,7 @@ class WordMixture(nn.Module):
         self.register_buffer("whitening", torch.eye(z_dim))
         self.register_buffer("weights", torch.zeros(CODEWORDS, words))
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            _forget_whitened
+            _forget_tables
         )
 
     @property
@@ -70,7 +72,7 @@ class WordMixture(nn.Module):
         covariance = remainder.T @ remainder / len(remainder)
         covariance.diagonal().add_(RIDGE * y.square().mean())
         self.whitening.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))
-        self._whitened = None
+        _forget_tables(self)
         _, weights = self._pursue(codes)
         self.weights.copy_(kmeans(weights))
 
@@ -95,10 +97,25 @@ class WordMixture(nn.Module):
         pieces = names[:, :-1].long().reshape(-1, self.words, self._word_bytes)
         shifts = 8 * torch.arange(self._word_bytes, device=names.device)
         words = (pieces << shifts).sum(dim=-1)  # (N, W)
-        embedded = self._base.embedding_table[words].float()  # (N, W, h)
         weights = self.weights[names[:, -1].long()]  # (N, W)
+        if words.device.type == "cpu":
+            return self._sum_mapped(words, weights) + self.offset
+        embedded = self._base.embedding_table[words].float()  # (N, W, h)
         mixed = (weights[..., None] * embedded).sum(dim=1)  # (N, h)
         return mixed @ self.word_map.T + self.offset
+
+    def _sum_mapped(self, words: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """A · (w_1 e_1 + …) from A · e of all words, which a CPU adds up sooner than it multiplies.
+
+        float16 loses 1e-5 of the variance that words and codewords lose (experiments/LOG.md).
+        (N, W), (N, W) -> (N, d)
+        """
+        if self._mapped is None:
+            self._mapped = (self._base.embedding_table.float() @ self.word_map.T).half()  # (V, d)
+        if (words >= len(self._mapped)).any():
+            raise IndexError(f"a slot names a word beyond the {len(self._mapped)} there are")
+        halved = weights.half()
+        return embedding_bag(words, self._mapped, per_sample_weights=halved, mode="sum").float()
 
     def _pursue(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Words of each slot and their weights, greatest first. (N, d) -> (N, W), (N, W)"""
@@ -121,8 +138,8 @@ class WordMixture(nn.Module):
         return self._whitened
 
 
-def _forget_whitened(mixture: WordMixture, _keys: object) -> None:
-    mixture._whitened = None
+def _forget_tables(mixture: WordMixture, _keys: object = None) -> None:
+    mixture._whitened = mixture._mapped = None
 
 
 def _most_similar(
