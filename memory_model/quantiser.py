@@ -67,7 +67,7 @@ class Quantiser(nn.Module):
         table = self.codebooks.reshape(-1, d)
         decoded = nn.functional.embedding_bag(rows, table, mode="sum")  # (N, d)
         if self.mixture is not None:
-            decoded = decoded + self.mixture.decode(flat[:, : self._word_bytes])
+            decoded += self.mixture.decode(flat[:, : self._word_bytes])
         return decoded.reshape(*names.shape[:-1], d)
 
     @torch.no_grad()

@@ -99,7 +99,7 @@ class WordMixture(nn.Module):
         words = (pieces << shifts).sum(dim=-1)  # (N, W)
         weights = self.weights[names[:, -1].long()]  # (N, W)
         if words.device.type == "cpu":
-            return self._sum_mapped(words, weights) + self.offset
+            return self._sum_mapped(words, weights).add_(self.offset)
         embedded = self._base.embedding_table[words].float()  # (N, W, h)
         mixed = (weights[..., None] * embedded).sum(dim=1)  # (N, h)
         return mixed @ self.word_map.T + self.offset

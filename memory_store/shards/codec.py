@@ -28,6 +28,9 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 PEAKS = {CodeFormat.INT8: 127, CodeFormat.INT4: 7}
 """Largest stored number; the least is its negative."""
 INT4_ZERO = 8
+_BYTES = np.arange(256)
+_PAIRS = np.stack([_BYTES & 15, _BYTES >> 4], axis=1).astype(np.float32) - INT4_ZERO
+INT4_PAIRS = _PAIRS.view(np.uint64)[:, 0]  # (256,) the two numbers of each byte
 SCALE = np.dtype(np.float16)
 KEY_FORMATS = {CodeFormat.RQ: CodeFormat.INT4}
 """Of the keys, where it is not that of the codes."""
@@ -127,13 +130,14 @@ def _to_integers(values: FloatArray, code_format: CodeFormat) -> tuple[Tensor, T
 
 def _from_integers(packed: Tensor, scales: Tensor) -> FloatArray:
     """Undo :func:`_to_integers`; uint8 is int4. Returns (…, d) float32."""
+    factors = scales.astype(np.float32)[..., None]
+    values: FloatArray
     if packed.dtype == np.uint8:
-        halves = np.stack([packed & 15, packed >> 4], axis=-1)  # (…, d / 2, 2)
-        values = halves.reshape(*packed.shape[:-1], -1).astype(np.float32) - INT4_ZERO
+        values = INT4_PAIRS[packed].view(np.float32)  # (…, d / 2) of two each -> (…, d)
+        values *= factors
     else:
-        values = packed.astype(np.float32)
-    scaled: FloatArray = values * scales.astype(np.float32)[..., None]
-    return scaled
+        values = np.multiply(packed, factors, dtype=np.float32)
+    return values
 
 
 def _scales(values: FloatArray, code_format: CodeFormat) -> Tensor:
