@@ -207,6 +207,10 @@ class ReadingModel:
         trunks = [encoder.trunk for encoder in self._encoders]
         for module in (self.lm, *trunks, self.bundle.compressor, self.bundle.selector):
             pack_linears(module, may_round=may_round)
+        if self.device.type == "cpu":
+            for left in self.lm.parameters():
+                # a part of the checkpoint's file: one keeps all that was read of it in memory
+                left.data = left.data.clone()
 
     def record_queries(self, most: int) -> None:
         """Replay, from here on, what selecting by up to ``most`` short queries takes of the LLM.

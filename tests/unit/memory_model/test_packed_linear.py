@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
 from server.engine.transformers_engine import load_reading_model
+
+MAPS = Path("/proc/self/maps")
 
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
@@ -137,6 +140,19 @@ def test_a_packed_reading_model_selects_and_reads_as_before(
         plain.rerank(["a ferry"], [codes], [[0.1, 0.2, 0.3]]),
         atol=1e-3,
     )
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="/proc tells it on Linux only")
+def test_a_packed_model_keeps_nothing_of_its_checkpoints_file(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = Settings(home=tmp_path, model=str(copy), device="cpu", slots=4, z_dim=32)
+    model = ReadingModel(open_bundle(settings))
+    assert str(copy) in MAPS.read_text()  # weights are read where the file is mapped
+    model.pack(may_round=True)
+    gc.collect()
+    assert str(copy) not in MAPS.read_text()
 
 
 @pytest.mark.parametrize(("dtype", "packs"), [("auto", True), ("float32", False)])
