@@ -22,6 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from memory_model.base import multiplies_bfloat16
+
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -69,13 +71,9 @@ def pack_linears(module: nn.Module, *, may_round: bool) -> None:
 
 
 def _gains(weight: torch.Tensor, may_round: bool) -> bool:
-    if weight.device.type != "cpu":
-        return False
+    if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False  # FBGEMM is there on x86 only, and nothing here was measured elsewhere
     if weight.dtype is torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return (
-        may_round
-        and weight.dtype is torch.float32
-        and "fbgemm" in torch.backends.quantized.supported_engines
-        and bool(weight.abs().max() <= torch.finfo(torch.float16).max)  # else it would be cut off
-    )
+        return multiplies_bfloat16()
+    largest = torch.finfo(torch.float16).max  # beyond it float16 would cut off
+    return may_round and weight.dtype is torch.float32 and bool(weight.abs().max() <= largest)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from memory_model import packed_linear
+from memory_model.base import multiplies_bfloat16
 from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import Settings
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 needs_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no products of bf16"
+    not multiplies_bfloat16(), reason="this CPU has no products of bf16"
 )
 
 
@@ -100,7 +102,7 @@ def test_only_plain_layers_that_are_faster_so_are_packed(
             "quantised": Quantised(8, 8),
         }
     )
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(packed_linear, "multiplies_bfloat16", lambda: native)
     pack_linears(module, may_round=may_round)
     packed = {name for name, part in module.named_modules() if isinstance(part, PackedLinear)}
     expected = {"plain", "inside.0"} if may_round else set()
