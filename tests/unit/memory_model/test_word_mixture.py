@@ -43,17 +43,26 @@ class Windows:
 
     def found_in(self, names: torch.Tensor) -> float:
         """Share of the words with a share of their own that are named. (N, slot_bytes)"""
-        pieces = names[:, :-1].long().reshape(len(names), WORDS, 2)
-        named = pieces[..., 0] + 256 * pieces[..., 1]  # (N, W)
-        hit = (self.words[..., None] == named[:, None, :]).any(dim=-1)
+        hit = (self.words[..., None] == named_in(names)[:, None, :]).any(dim=-1)
         return float(hit[self.shares > 0].float().mean())
 
 
-def test_the_words_of_a_window_are_named_whatever_the_context_adds() -> None:
-    base = model(500)
-    windows = Windows(base, 4000)
+def named_in(names: torch.Tensor) -> torch.Tensor:
+    """The words of slots. (N, slot_bytes) -> (N, W)"""
+    pieces = names[:, :-1].long().reshape(len(names), WORDS, 2)
+    return pieces[..., 0] + 256 * pieces[..., 1]
+
+
+def fitted(base: BaseModel, number: int) -> tuple[Windows, WordMixture]:
+    """A mixture that has seen these windows."""
+    windows = Windows(base, number)
     mixture = WordMixture(base, z_dim=D, words=WORDS)
     mixture.fit(windows.codes, windows.means)
+    return windows, mixture
+
+
+def test_the_words_of_a_window_are_named_whatever_the_context_adds() -> None:
+    windows, mixture = fitted(model(500), 4000)
     names = mixture.encode(windows.codes)
     assert names.shape == (4000, 2 * WORDS + 1)
     assert names.dtype is torch.uint8
@@ -63,10 +72,7 @@ def test_the_words_of_a_window_are_named_whatever_the_context_adds() -> None:
 
 
 def test_what_the_words_say_comes_back() -> None:
-    base = model(500)
-    windows = Windows(base, 4000)
-    mixture = WordMixture(base, z_dim=D, words=WORDS)
-    mixture.fit(windows.codes, windows.means)
+    windows, mixture = fitted(model(500), 4000)
     back = mixture.decode(mixture.encode(windows.codes))
     expected = windows.means @ mixture.word_map.T + mixture.offset
     lost = (back - expected).square().sum() / expected.var(dim=0).sum() / len(back)
@@ -75,12 +81,9 @@ def test_what_the_words_say_comes_back() -> None:
 
 def test_decoding_is_the_map_of_the_weighted_sum_whatever_map_was_used_before() -> None:
     base = model(500)
-    windows = Windows(base, 400)
-    mixture = WordMixture(base, z_dim=D, words=WORDS)
-    mixture.fit(windows.codes, windows.means)
+    windows, mixture = fitted(base, 400)
     names = mixture.encode(windows.codes)
-    pieces = names[:, :-1].long().reshape(-1, WORDS, 2)
-    embedded = base.embedding_table[pieces[..., 0] + 256 * pieces[..., 1]]  # (N, W, h)
+    embedded = base.embedding_table[named_in(names)]  # (N, W, h)
     mixed = torch.einsum("nw,nwh->nh", mixture.weights[names[:, -1].long()], embedded)
     for factor in (1.0, -3.0):
         mixture.load_state_dict(mixture.state_dict() | {"word_map": factor * mixture.word_map})
