@@ -21,7 +21,7 @@ from memory_model.bundle import (
 )
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
-from memory_model.packed_linear import pack_linears
+from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.reader import Reader
 from paramem.settings import (
     DEFAULT_MODEL,
@@ -207,7 +207,7 @@ class ReadingModel:
         trunks = [encoder.trunk for encoder in self._encoders]
         for module in (self.lm, *trunks, self.bundle.compressor, self.bundle.selector):
             pack_linears(module, may_round=may_round)
-        if self.device.type == "cpu":
+        if any(isinstance(layer, PackedLinear) for layer in self.lm.modules()):
             for left in self.lm.parameters():
                 # a part of the checkpoint's file: one keeps all that was read of it in memory
                 left.data = left.data.clone()
