@@ -13,7 +13,7 @@ import torch
 
 from memory_model.bundle import READ_ADAPTER, Bundle, load_bundle
 from memory_model.likelihood import nats_per_token, target_logits
-from memory_model.packed_linear import pack_linears
+from memory_model.packed_llama import pack_model
 from memory_model.passages import PassageSplitter
 from memory_model.reader import Reader
 from memory_model.runtime import open_base
@@ -62,7 +62,7 @@ class OfflineModel:
     def pack(self) -> None:
         """Answer as a server does, whose LLM keeps its weights for speed. Nothing can be learnt
         through it afterwards."""
-        pack_linears(self._lm, may_round=self._may_round_weights)
+        pack_model(self._lm, may_round=self._may_round_weights)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[torch.Tensor]) -> list[str]:

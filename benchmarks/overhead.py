@@ -30,7 +30,7 @@ from benchmarks.contexts import (
 from benchmarks.results import RESULTS, publish
 from clients import Client
 from clients.demo import demo_questions, demo_server
-from memory_model.packed_linear import pack_linears
+from memory_model.packed_llama import pack_model
 from memory_model.runtime import open_base
 from paramem.settings import load_settings
 
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings()
     base = open_base(settings, settings.model)
-    pack_linears(base.lm, may_round=settings.may_round_weights)
+    pack_model(base.lm, may_round=settings.may_round_weights)
     lines = [
         f"\n## Overhead, {time.strftime('%Y-%m-%d')}\n",
         f"{base.name}, {base.dtype} on {base.device} ({os.cpu_count()} cores, "

@@ -34,13 +34,20 @@ class PackedLinear(nn.Module):
         """Raises: KeyError for weights of another dtype than the two above."""
         super().__init__()
         # plain attributes: what is packed is not a tensor that modules can move
-        weight = linear.weight.detach()
-        bias = None if linear.bias is None else linear.bias.detach()  # (n,)
-        self._multiply = PACK[weight.dtype](weight, bias)
+        bias = None if linear.bias is None else linear.bias.detach()
+        self._multiply = packed(linear.weight.detach(), bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, k) -> (…, n), both in the layer's dtype"""
         return self._multiply(inputs)
+
+
+def packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
+    """x -> x Wᵀ + b, of a weight (n, k) and perhaps a bias (n,).
+
+    Raises: KeyError for weights of another dtype than the two above.
+    """
+    return PACK[weight.dtype](weight, bias)
 
 
 def _pack_blocks(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
@@ -66,11 +73,11 @@ def pack_linears(module: nn.Module, *, may_round: bool) -> None:
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and _gains(child.weight, may_round):
+            if type(child) is nn.Linear and gains(child.weight, may_round):
                 setattr(parent, name, PackedLinear(child))
 
 
-def _gains(weight: torch.Tensor, may_round: bool) -> bool:
+def gains(weight: torch.Tensor, may_round: bool) -> bool:
     if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
         return False  # FBGEMM is there on x86 only, and nothing here was measured elsewhere
     if weight.dtype is torch.bfloat16:

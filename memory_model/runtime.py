@@ -22,6 +22,7 @@ from memory_model.bundle import (
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
 from memory_model.packed_linear import PackedLinear, pack_linears
+from memory_model.packed_llama import pack_model
 from memory_model.reader import Reader
 from paramem.settings import (
     DEFAULT_MODEL,
@@ -204,9 +205,11 @@ class ReadingModel:
 
         ``may_round``: float32 to float16.
         """
-        trunks = [encoder.trunk for encoder in self._encoders]
-        for module in (self.lm, *trunks, self.bundle.compressor, self.bundle.selector):
-            pack_linears(module, may_round=may_round)
+        pack_model(self.lm, may_round=may_round)
+        for encoder in self._encoders:
+            encoder.trunk = pack_model(encoder.trunk, may_round=may_round)
+        for heads in (self.bundle.compressor, self.bundle.selector):
+            pack_linears(heads, may_round=may_round)
         if any(isinstance(layer, PackedLinear) for layer in self.lm.modules()):
             for left in self.lm.parameters():
                 # a part of the checkpoint's file: one keeps all that was read of it in memory

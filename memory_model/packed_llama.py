@@ -1,0 +1,176 @@
+"""A Llama of fewer and larger operators, which computes the same to the bit.
+
+On a CPU a token is not bytes alone. Of the 17 ms that one takes SmolLM2-135M with packed weights, 5
+lie between the products: thousands of operators on a few hundred numbers each (experiments/LOG.md).
+Here layers that read the same states are one product (query, key and value; gate and up), queries
+and keys are turned together, and nothing is a module that need not be: 13 ms.
+
+Attention, rotary angles, masks and caches stay those of transformers.
+
+Symbols: B = rows, T = positions, h = hidden size, q, k = query heads, key heads, e = a head's size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm
+
+from memory_model.packed_linear import Multiply, gains, pack_linears, packed
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+class PackedLlama(nn.Module):
+    """Stands where a ``LlamaModel`` stood. Cannot be trained or saved."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        """Takes the layers out of ``model``, each as soon as it is packed: never two of all."""
+        super().__init__()
+        self.config = model.config
+        self.embed_tokens = model.embed_tokens
+        self.rotary_emb = model.rotary_emb
+        self._layers = [PackedLlamaLayer(model.layers.pop(0)) for _ in range(len(model.layers))]
+        self.norm = model.norm
+
+    def get_input_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.embed_tokens
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = True,
+    ) -> BaseModelOutputWithPast:
+        """As ``LlamaModel.forward``, of which it takes these.
+
+        Args:
+            use_cache: of a cache that is given; none is made.
+
+        Returns: ``last_hidden_state`` (B, T, h).
+        """
+        states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            first = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(first, first + states.shape[1])[None]  # (1, T)
+        if attention_mask is None or attention_mask.ndim != 4:
+            attention_mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=states,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        cosines, sines = self.rotary_emb(states, position_ids)  # (·, T, e)
+        # half of a head is turned by minus the sine: once here, not in every layer
+        half = sines.shape[-1] // 2
+        sines = torch.cat((-sines[..., :half], sines[..., half:]), dim=-1)
+        rotation = cosines[:, :, None], sines[:, :, None]  # (·, T, 1, e)
+        for layer in self._layers:
+            states = layer(states, rotation, attention_mask, past_key_values)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(states), past_key_values=past_key_values
+        )
+
+
+class PackedLlamaLayer:
+    """One layer of it (Touvron et al. 2023, arXiv 2302.13971)."""
+
+    is_causal = True  # this and the next attribute are what transformers' attention asks for
+
+    def __init__(self, layer: LlamaDecoderLayer) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.num_key_value_groups = attention.num_key_value_groups
+        self._attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+        self._scaling, self._size = attention.scaling, attention.head_dim
+        self._queries = attention.q_proj.out_features // self._size
+        self._turned = self._queries + attention.k_proj.out_features // self._size
+        self._number = attention.layer_idx
+        self._inward = _packed(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._outward = _packed(attention.o_proj)
+        self._widen = _packed(mlp.gate_proj, mlp.up_proj)
+        self._activation = mlp.act_fn
+        self._narrow = _packed(mlp.down_proj)
+        self._attention_norm = _weight_and_epsilon(layer.input_layernorm)
+        self._mlp_norm = _weight_and_epsilon(layer.post_attention_layernorm)
+
+    def __call__(
+        self,
+        states: torch.Tensor,
+        rotation: Rotation,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor:
+        """(B, T, h) -> (B, T, h)"""
+        heads = self._inward(_normed(states, *self._attention_norm))  # (B, T, (q + 2k) e)
+        heads = heads.view(*states.shape[:-1], -1, self._size)  # (B, T, q + 2k, e)
+        turned = _turned(heads[:, :, : self._turned], rotation).transpose(1, 2)  # (B, q + k, T, e)
+        queries, keys = turned[:, : self._queries], turned[:, self._queries :]
+        values = heads[:, :, self._turned :].transpose(1, 2)  # (B, k, T, e)
+        if past_key_values is not None:
+            keys, values = past_key_values.update(keys, values, self._number)
+        attended, _ = self._attend(
+            self, queries, keys, values, attention_mask, scaling=self._scaling
+        )  # (B, T, q, e)
+        states = states + self._outward(attended.flatten(2))
+        gate, up = self._widen(_normed(states, *self._mlp_norm)).chunk(2, dim=-1)
+        return states + self._narrow(self._activation(gate) * up)
+
+
+def pack_model(model: nn.Module, *, may_round: bool) -> nn.Module:
+    """The same model, its weights packed; use it instead of ``model``, which is used up.
+
+    Args:
+        model: with an output head or without; of any kind, what is no Llama has its linear layers
+            packed only.
+        may_round: float32 to float16.
+    """
+    if _is_packable(model, may_round):
+        return PackedLlama(model)
+    for name, child in model.named_children():
+        if _is_packable(child, may_round):
+            setattr(model, name, PackedLlama(child))
+    pack_linears(model, may_round=may_round)
+    return model
+
+
+def _is_packable(model: nn.Module, may_round: bool) -> bool:
+    if type(model) is not LlamaModel:
+        return False
+    projections = [part for name, part in model.named_modules() if name.endswith("_proj")]
+    return all(type(part) is nn.Linear and gains(part.weight, may_round) for part in projections)
+
+
+def _packed(*linears: nn.Linear) -> Multiply:
+    """The outputs of all, one behind another."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    return packed(weight, torch.cat(biases) if biases else None)
+
+
+def _weight_and_epsilon(norm: LlamaRMSNorm) -> tuple[torch.Tensor, float]:
+    return norm.weight.detach().clone(), norm.variance_epsilon
+
+
+def _normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """RMS norm in float32, rounded where transformers rounds. (…, h) -> (…, h)"""
+    exact = states.float()
+    variance = exact.pow(2).mean(-1, keepdim=True)
+    return weight * (exact * torch.rsqrt(variance + epsilon)).to(states.dtype)
+
+
+def _turned(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864). (B, T, ·, e) -> (B, T, ·, e)"""
+    cosines, sines = rotation
+    half = heads.shape[-1] // 2
+    swapped = torch.cat((heads[..., half:], heads[..., :half]), dim=-1)
+    return heads * cosines + swapped * sines
