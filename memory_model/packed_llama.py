@@ -12,6 +12,8 @@ Symbols: B = rows, T = positions, h = hidden size, q, k = query heads, key heads
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import Cache
@@ -23,6 +25,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 from memory_model.packed_linear import Multiply, gains, pack_linears, packed
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Attention of a layer: its number, queries (B, q, T, e), keys and values (B, k, T, e) of the
+positions that are computed -> (B, T, q, e)."""
 
 
 class PackedLlama(nn.Module):
@@ -50,11 +56,13 @@ class PackedLlama(nn.Module):
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = True,
+        attend: Attend | None = None,
     ) -> BaseModelOutputWithPast:
         """As ``LlamaModel.forward``, of which it takes these.
 
         Args:
             use_cache: of a cache that is given; none is made.
+            attend: instead of transformers' attention, mask and cache.
 
         Returns: ``last_hidden_state`` (B, T, h).
         """
@@ -62,7 +70,7 @@ class PackedLlama(nn.Module):
         if position_ids is None:
             first = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(first, first + states.shape[1])[None]  # (1, T)
-        if attention_mask is None or attention_mask.ndim != 4:
+        if attend is None and (attention_mask is None or attention_mask.ndim != 4):
             attention_mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=states,
@@ -76,7 +84,7 @@ class PackedLlama(nn.Module):
         sines = torch.cat((-sines[..., :half], sines[..., half:]), dim=-1)
         rotation = cosines[:, :, None], sines[:, :, None]  # (·, T, 1, e)
         for layer in self._layers:
-            states = layer(states, rotation, attention_mask, past_key_values)
+            states = layer(states, rotation, attention_mask, past_key_values, attend)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(states), past_key_values=past_key_values
         )
@@ -109,6 +117,7 @@ class PackedLlamaLayer:
         rotation: Rotation,
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None,
+        attend: Attend | None,
     ) -> torch.Tensor:
         """(B, T, h) -> (B, T, h)"""
         heads = self._inward(_normed(states, *self._attention_norm))  # (B, T, (q + 2k) e)
@@ -116,11 +125,14 @@ class PackedLlamaLayer:
         turned = _turned(heads[:, :, : self._turned], rotation).transpose(1, 2)  # (B, q + k, T, e)
         queries, keys = turned[:, : self._queries], turned[:, self._queries :]
         values = heads[:, :, self._turned :].transpose(1, 2)  # (B, k, T, e)
-        if past_key_values is not None:
-            keys, values = past_key_values.update(keys, values, self._number)
-        attended, _ = self._attend(
-            self, queries, keys, values, attention_mask, scaling=self._scaling
-        )  # (B, T, q, e)
+        if attend is not None:
+            attended = attend(self._number, queries, keys, values)  # (B, T, q, e)
+        else:
+            if past_key_values is not None:
+                keys, values = past_key_values.update(keys, values, self._number)
+            attended, _ = self._attend(
+                self, queries, keys, values, attention_mask, scaling=self._scaling
+            )
         states = states + self._outward(attended.flatten(2))
         gate, up = self._widen(_normed(states, *self._mlp_norm)).chunk(2, dim=-1)
         return states + self._narrow(self._activation(gate) * up)

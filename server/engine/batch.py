@@ -1,7 +1,8 @@
 """The running batch: rows of different lengths that one forward pass extends together.
 
 Rows join and leave between steps. Each row sees exactly what it would see alone: it stands at the
-left of its lane of the cache, and what is behind its end is masked.
+left of its lane of the cache, and what is behind its end is masked. A packed model computes new
+prompts and a token of each row in one forward.
 Symbols: B = rows, N = those that join, T = positions of a prompt, C = columns a step looks at,
 V = vocabulary, h = hidden size.
 """
@@ -13,14 +14,17 @@ import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, chain
 
 import torch
 from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel
 
+from memory_model.packed_llama import PackedLlama
 from memory_model.recording import Recording, graph_pool, power_of_two
 from server.engine import kv_cache
 from server.engine.attention_mask import decode_mask, sliding_window
+from server.engine.flat_attention import FlatAttention
 
 FEWEST_COLUMNS = 128
 RECORDED_PREFILLS = (*range(64, 512, 64), *range(512, 1025, 128))
@@ -53,6 +57,8 @@ class Batch:
         self._masks_all = sliding_window(self._config) is not None or (
             lm.device.type == "cpu" and lm.dtype is torch.bfloat16
         )
+        self.mixes = not recorded and isinstance(lm.base_model, PackedLlama)
+        """Present rows may go on in the forward of a prefill."""
         self._pool = graph_pool(lm.device) if recorded else None
         self._prefills: dict[int, Recording[tuple[torch.Tensor, Cache]]] = {}  # by T
         self._steps: dict[tuple[int, int], Recording[torch.Tensor]] = {}  # by (lanes, C)
@@ -67,6 +73,10 @@ class Batch:
         """Whether there may be so many rows, the longest of so many positions at its end. One row
         alone always may: what it needs is the model's context at most."""
         return rows == 1 or math.prod(_room_for(rows, columns)) <= self._most_positions
+
+    def prefilled(self, lengths: Sequence[int]) -> int:
+        """Positions that are computed for prompts of these lengths together."""
+        return sum(lengths) if self.mixes else max(lengths) * len(lengths)
 
     def record(self, rows: int) -> None:
         """Record now what up to ``rows`` short requests need; else they wait for it when they come.
@@ -89,12 +99,19 @@ class Batch:
                 self._decode(torch.zeros(2, 1 << power, dtype=torch.long, device=device), columns)
             columns //= 2
 
-    def join(self, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Prefill new rows, each prompt (T_i, h), and append them after the present ones.
+    def join(self, prompts: Sequence[torch.Tensor], tokens: Sequence[int] = ()) -> torch.Tensor:
+        """Prefill new rows and append them after the present ones.
 
-        Returns: (N, V) logits of the new rows' next tokens. Raises: whatever the model does; the
-        present rows are then as they were.
+        Args:
+            prompts: of N rows, each (T_i, h).
+            tokens: the next one of every present row, which thus goes on in the same forward. Only
+                where the batch ``mixes``; none = they wait.
+
+        Returns: (N, V) logits of the new rows' next tokens, after those of rows that went on.
+        Raises: whatever the model does; the present rows are then as they were.
         """
+        if self.mixes:
+            return self._extend(prompts, tokens)
         lengths = [len(prompt) for prompt in prompts]
         ends = sorted(set(lengths))
         # padding comes after what it could disturb, so that attention needs no mask
@@ -112,6 +129,8 @@ class Batch:
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to every row. Returns: (B, V) logits of the next ones."""
+        if self.mixes:
+            return self._extend((), tokens)
         assert self._cache is not None, "no row has joined"
         lanes, columns = len(self), max(self._lengths) + 1
         self._make_room(self._cache, lanes, columns)
@@ -143,6 +162,36 @@ class Batch:
         else:
             self._cache = None
             self._steps.clear()
+
+    def _extend(self, prompts: Sequence[torch.Tensor], tokens: Sequence[int]) -> torch.Tensor:
+        """:meth:`join` and :meth:`step` of a batch that mixes. No tokens: the present rows wait."""
+        present, lengths = len(self), [len(prompt) for prompt in prompts]
+        cache = self._cache = self._cache or kv_cache.empty_lanes(self._config, self._lm.dtype)
+        longest = max([*lengths, *self._lengths]) + 1
+        self._make_room(cache, present + len(prompts), longest)
+        by_lane = sorted(range(len(tokens)), key=self._lanes.__getitem__)
+        filled = [self._lengths[row] for row in by_lane]
+        given = torch.tensor([tokens[row] for row in by_lane], dtype=torch.long)
+        embeds = torch.cat([self._lm.get_input_embeddings()(given), *prompts])  # (S, h)
+        positions = [*filled, *chain.from_iterable(map(range, lengths))]
+        ends = accumulate([1] * len(filled) + lengths)
+        try:
+            logits: torch.Tensor = self._lm(
+                inputs_embeds=embeds[None],
+                position_ids=torch.tensor([positions]),
+                attend=FlatAttention(cache.layers, filled, lengths, present),
+                logits_to_keep=torch.tensor(list(ends)) - 1,
+            ).logits[0]
+        except Exception:
+            for layer in cache.layers:
+                layer.clear(present, present + len(prompts), longest)
+            raise
+        order = [*self._lanes[: len(filled)], *range(len(filled), len(logits))]
+        if filled:
+            self._lengths = [length + 1 for length in self._lengths]
+        self._lanes += range(present, present + len(prompts))
+        self._lengths += lengths
+        return logits[order]
 
     def _prefill(self, embeds: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, Cache]:
         """``embeds``: (N, T, h). Returns: (N, E, V) logits at ``ends`` (E,); the keys and values,

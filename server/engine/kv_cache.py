@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 KEPT_POSITIONS = 1 << 14  # 2 GiB of Llama-3.1-8B
@@ -79,6 +79,12 @@ class LaneLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             self.keys[self._lanes, :, self._lengths] = key_states[:, :, 0]
             self.values[self._lanes, :, self._lengths] = value_states[:, :, 0]
         return self.keys, self.values
+
+
+def empty_lanes(config: PretrainedConfig, dtype: torch.dtype) -> Cache:
+    """A cache for a model on the CPU whose layers are all alike, without room for any row yet."""
+    nothing = torch.empty(0, config.num_key_value_heads, 0, config.head_dim, dtype=dtype)
+    return Cache(layers=[LaneLayer(nothing, nothing) for _ in range(config.num_hidden_layers)])
 
 
 def lanes_like(prefilled: Cache) -> Cache:

@@ -166,6 +166,8 @@ class Scheduler:
         self._leave()
         if newcomers := self._next_in_line():
             self._prefill(newcomers)
+            if self._batch.mixes:
+                return
             self._leave()
         if self._running:
             self._decode()
@@ -178,7 +180,6 @@ class Scheduler:
 
     def _next_in_line(self) -> list[Answer]:
         newcomers: list[Answer] = []
-        longest = 0
         while len(self._running) + len(newcomers) < self._max_batch_size:
             with self._changed:
                 if not self._waiting:
@@ -187,8 +188,8 @@ class Scheduler:
             if answer.prompt is None and not self._expand(answer):
                 self._drop(answer)
                 continue
-            longest = max(longest, answer.transcript.prompt_tokens)
-            if newcomers and longest * (len(newcomers) + 1) > self._prefill_positions:
+            lengths = [other.transcript.prompt_tokens for other in (*newcomers, answer)]
+            if newcomers and self._batch.prefilled(lengths) > self._prefill_positions:
                 break
             if not self._fits([*self._running, *newcomers, answer]):
                 break  # whoever comes after it waits too, or it would wait for ever
@@ -222,19 +223,22 @@ class Scheduler:
         return True
 
     def _prefill(self, newcomers: Sequence[Answer]) -> None:
+        """Where the batch mixes, those who run go on in the same forward."""
         prompts = []
         for answer in newcomers:
             assert answer.prompt is not None
             prompts.append(answer.prompt)
             answer.prompt = None
             answer.transcript.lap("queue")
+        going_on = self._running if self._batch.mixes else []
         try:
-            logits = self._batch.join(prompts)
+            logits = self._batch.join(prompts, [answer.last_token for answer in going_on])
         except Exception:
             self._fail(newcomers, "prefill_failed")
             return
+        served = [*going_on, *newcomers]
         self._running.extend(newcomers)
-        self._deliver(newcomers, logits)
+        self._deliver(served, logits)
 
     def _decode(self) -> None:
         try:

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from memory_model.packed_llama import pack_model
 from server.engine.batch import Batch
 from tests.integration.engines.tiny_reading import TinyReadingModel
 
 
-@pytest.fixture
-def model(tiny_model: Path) -> TinyReadingModel:
-    return TinyReadingModel(tiny_model)
+@pytest.fixture(params=["plain", "packed"])
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> TinyReadingModel:
+    """Packed, where that can be (x86), rows go on while others are prefilled."""
+    plain = TinyReadingModel(tiny_model)
+    if request.param == "plain":
+        return plain
+    return TinyReadingModel(tiny_model, pack_model(plain.lm, may_round=True))
 
 
 @pytest.fixture

@@ -64,9 +64,9 @@ def test_a_crowd_is_prefilled_a_few_positions_at_a_time(
     prefilled: list[list[int]] = []
     join = Batch.join
 
-    def watched(batch: Batch, prompts: list[torch.Tensor]) -> torch.Tensor:
+    def watched(batch: Batch, prompts: list[torch.Tensor], *rest: list[int]) -> torch.Tensor:
         prefilled.append([len(prompt) for prompt in prompts])
-        return join(batch, prompts)
+        return join(batch, prompts, *rest)
 
     monkeypatch.setattr(Batch, "join", watched)
 

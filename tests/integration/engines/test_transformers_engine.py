@@ -126,10 +126,13 @@ def test_a_request_whose_logits_are_not_numbers_fails_alone(
 ) -> None:
     join = Batch.join
 
-    def spoilt_join(batch: Batch, prompts: list[torch.Tensor]) -> torch.Tensor:
-        logits = join(batch, prompts)
+    def spoilt_join(
+        batch: Batch, prompts: list[torch.Tensor], tokens: list[int] | tuple[()] = ()
+    ) -> torch.Tensor:
+        logits = join(batch, prompts, tokens)
         spoilt = torch.tensor([bool(prompt.isnan().any()) for prompt in prompts])
-        assert logits.isnan().any(-1).equal(spoilt)
+        assert logits[len(tokens) :].isnan().any(-1).equal(spoilt)
+        assert not logits[: len(tokens)].isnan().any()
         return logits
 
     monkeypatch.setattr(Batch, "join", spoilt_join)

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from memory_model.base import multiplies_bfloat16
 from memory_model.encoder import first_layers
 from memory_model.packed_linear import PackedLinear
 from memory_model.packed_llama import PackedLlama, pack_model
-from server.engine.batch import Batch
 
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
@@ -99,15 +98,16 @@ def test_every_position_has_the_logits_of_the_plain_model(kind: str, dtype: torc
 @each_kind
 @each_dtype
 @torch.inference_mode()
-def test_rows_that_decode_together_have_them_too(kind: str, dtype: torch.dtype) -> None:
-    plain, packed = (Batch(lm) for lm in pair(kind, dtype))
-    prompts = [torch.randn(length, 48, dtype=dtype) for length in (5, 40, 5)]
-    same(packed.join(prompts), plain.join(prompts))
-    for tokens in ([1, 2, 3], [4, 5, 6]):
-        same(packed.step(tokens), plain.step(tokens))
-    for batch in (plain, packed):
-        batch.keep([1])
-    same(packed.step([7]), plain.step([7]))
+def test_positions_behind_a_cache_have_them_too(kind: str, dtype: torch.dtype) -> None:
+    plain, packed = pair(kind, dtype)
+    caches = DynamicCache(), DynamicCache()
+    for length in (40, 1, 7):
+        tokens = torch.randint(97, (2, length))
+        expected, given = (
+            lm(tokens, past_key_values=cache, use_cache=True).logits
+            for lm, cache in zip((plain, packed), caches, strict=True)
+        )
+        same(given, expected)
 
 
 @each_dtype

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from memory_model.packed_llama import pack_model
 from memory_model.recording import Recording
 from server.engine.batch import Batch
 from server.engine.kv_cache import LaneLayer
@@ -32,11 +33,12 @@ def _inference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["full", "sliding"])
-def lm(request: pytest.FixtureRequest, tiny_model: Path) -> PreTrainedModel:
-    """A model with full attention, and one that looks back 8 positions only."""
-    if request.param == "full":
-        return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+def full_lm(tiny_model: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+def sliding_lm(tiny_model: Path) -> PreTrainedModel:
+    """Looks back 8 positions only."""
     torch.manual_seed(0)
     shape = LlamaConfig.from_pretrained(tiny_model).to_dict()
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
@@ -48,6 +50,23 @@ def lm(request: pytest.FixtureRequest, tiny_model: Path) -> PreTrainedModel:
         sliding_window=8,
     )
     return MistralForCausalLM(config).eval()
+
+
+def packed_lm(tiny_model: Path) -> PreTrainedModel:
+    """Computes prompts and rows side by side: where it can be had, on an x86 CPU."""
+    return pack_model(full_lm(tiny_model), may_round=True)
+
+
+@pytest.fixture(scope="module", params=[full_lm, sliding_lm, packed_lm])
+def lm(request: pytest.FixtureRequest, tiny_model: Path) -> PreTrainedModel:
+    made: PreTrainedModel = request.param(tiny_model)
+    return made
+
+
+@pytest.fixture(scope="module", params=[full_lm, sliding_lm])
+def plain_lm(request: pytest.FixtureRequest, tiny_model: Path) -> PreTrainedModel:
+    made: PreTrainedModel = request.param(tiny_model)
+    return made
 
 
 def prompt(length: int, seed: int) -> torch.Tensor:
@@ -120,9 +139,9 @@ def test_rows_that_join_and_leave_get_the_logits_they_would_get_alone(
 
 
 def test_query_heads_that_share_keys_look_at_them_together_in_bf16(
-    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    plain_lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = deepcopy(lm).to(torch.bfloat16)
+    half = deepcopy(plain_lm).to(torch.bfloat16)
     batch = Batch(half)
     embeds = prompt(40, 0).to(torch.bfloat16)
     batch.join([embeds])

@@ -1,0 +1,138 @@
+"""Prompts and running rows side by side: each is as it would be alone, and padded where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from memory_model.packed_llama import pack_model
+from server.engine import flat_attention
+from server.engine.batch import Batch
+from server.engine.flat_attention import CALL, Run, runs_of
+
+pytestmark = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+)
+
+HIDDEN = 64
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model: Path) -> PreTrainedModel:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    return pack_model(plain, may_round=True)
+
+
+class Rows:
+    """A batch, and what each of its rows has been given, to be computed alone."""
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        self.batch = Batch(lm)
+        self._lm = lm
+        self._given: list[torch.Tensor] = []  # embeddings of each row
+        self._random = torch.Generator().manual_seed(0)
+
+    def extend(self, lengths: list[int]) -> None:
+        """A token for each row, and new rows beside them; compares what all of them get."""
+        prompts = [torch.randn(length, HIDDEN, generator=self._random) * 0.2 for length in lengths]
+        tokens = torch.randint(3, 200, (len(self._given),), generator=self._random)
+        if prompts:
+            logits = self.batch.join(prompts, tokens.tolist())
+        else:
+            logits = self.batch.step(tokens.tolist())
+        embedded = self._lm.get_input_embeddings()(tokens)
+        self._given = [
+            torch.cat([*pair]) for pair in zip(self._given, embedded[:, None], strict=True)
+        ]
+        self._given += prompts
+        alone = [self._lm(inputs_embeds=given[None]).logits[0, -1] for given in self._given]
+        torch.testing.assert_close(logits, torch.stack(alone), atol=2e-4, rtol=1e-3)
+
+    def keep(self, *rows: int) -> None:
+        self.batch.keep(rows)
+        self._given = [self._given[row] for row in rows]
+
+
+@pytest.mark.parametrize("call", [CALL, 0, 10**6], ids=["measured", "apart", "padded"])
+def test_rows_go_on_while_others_join(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    monkeypatch.setattr(flat_attention, "CALL", call)
+    rows = Rows(lm)
+    rows.extend([5])
+    rows.extend([40, 2])
+    rows.extend([])
+    rows.extend([300])
+    rows.keep(3, 1, 0)  # rows change places, and one takes another's lane
+    rows.extend([7, 7])
+    rows.extend([])
+    rows.keep(4, 3)
+    rows.extend([])  # of one length
+    assert len(rows.batch) == 2
+
+
+def test_rows_may_wait_while_others_join(lm: PreTrainedModel) -> None:
+    batch, undisturbed = Batch(lm), Batch(lm)
+    prompt = torch.randn(6, HIDDEN)
+    for each in (batch, undisturbed):
+        each.join([prompt])
+    batch.join([torch.randn(50, HIDDEN)])
+    torch.testing.assert_close(batch.step([7, 8])[0], undisturbed.step([7])[0])
+
+
+def test_a_prompt_that_fails_leaves_the_rows_beside_it_as_they_were(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(lm)
+    rows.extend([6, 4])
+    attention = flat_attention.scaled_dot_product_attention
+    calls = 0
+
+    def fails_in_the_second_layer(*given: torch.Tensor, **named: bool) -> torch.Tensor:
+        nonlocal calls
+        calls += named.get("is_causal", False)
+        if calls == 2:
+            raise torch.OutOfMemoryError
+        return attention(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flat_attention, "scaled_dot_product_attention", fails_in_the_second_layer)
+        with pytest.raises(torch.OutOfMemoryError):
+            rows.batch.join([torch.full((30, HIDDEN), torch.nan)], [5, 6])
+    rows.extend([])
+    rows.extend([3])  # where the NaN were
+    rows.extend([])
+
+
+def test_lanes_of_like_length_are_computed_together() -> None:
+    assert runs_of([100, 120, 110, 600, 105]) == [Run(0, 3, 120), Run(3, 4, 600), Run(4, 5, 105)]
+    assert runs_of([600, 610, 590]) == [Run(0, 3, 610)]
+    assert runs_of([7]) == [Run(0, 1, 7)]
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=64))
+def test_every_lane_is_in_one_run_and_no_other_dealing_is_cheaper(columns: list[int]) -> None:
+    runs = runs_of(columns)
+    lanes = [lane for run in runs for lane in range(run.first, run.last)]
+    assert lanes == list(range(len(columns)))
+    assert all(run.columns == max(columns[run.first : run.last]) for run in runs)
+    cost = sum((run.last - run.first) * run.columns + CALL for run in runs)
+    assert cost <= len(columns) * max(columns) + CALL  # all in one
+    assert cost <= sum(columns) + CALL * len(columns)  # each alone
+    for one, other in pairwise(runs):
+        together = (other.last - one.first) * max(one.columns, other.columns) + CALL
+        apart = sum((run.last - run.first) * run.columns + CALL for run in (one, other))
+        assert apart <= together
