@@ -3,7 +3,7 @@
 On a CPU a token is not bytes alone. Of the 17 ms that one takes SmolLM2-135M with packed weights, 5
 lie between the products: thousands of operators on a few hundred numbers each (experiments/LOG.md).
 Here layers that read the same states are one product (query, key and value; gate and up), queries
-and keys are turned together, and nothing is a module that need not be: 13 ms.
+and keys are rotated together, and nothing is a module that need not be: 13 ms.
 
 Attention, rotary angles, masks and caches stay those of transformers.
 
@@ -13,13 +13,14 @@ Symbols: B = rows, T = positions, h = hidden size, q, k = query heads, key heads
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm
 
 from memory_model.packed_linear import Multiply, gains, pack_linears, packed
@@ -79,7 +80,7 @@ class PackedLlama(nn.Module):
                 position_ids=position_ids,
             )
         cosines, sines = self.rotary_emb(states, position_ids)  # (·, T, e)
-        # half of a head is turned by minus the sine: once here, not in every layer
+        # half of a head is rotated by minus the sine: once here, not in every layer
         half = sines.shape[-1] // 2
         sines = torch.cat((-sines[..., :half], sines[..., half:]), dim=-1)
         rotation = cosines[:, :, None], sines[:, :, None]  # (·, T, 1, e)
@@ -98,16 +99,15 @@ class PackedLlamaLayer:
     def __init__(self, layer: LlamaDecoderLayer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.num_key_value_groups = attention.num_key_value_groups
-        self._attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
-        self._scaling, self._size = attention.scaling, attention.head_dim
+        self._size = attention.head_dim
         self._queries = attention.q_proj.out_features // self._size
-        self._turned = self._queries + attention.k_proj.out_features // self._size
+        self._rotated = self._queries + attention.k_proj.out_features // self._size
         self._number = attention.layer_idx
-        self._inward = _packed(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._outward = _packed(attention.o_proj)
-        self._widen = _packed(mlp.gate_proj, mlp.up_proj)
+        self._qkv = _packed(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._output = _packed(attention.o_proj)
+        self._gate_up = _packed(mlp.gate_proj, mlp.up_proj)
         self._activation = mlp.act_fn
-        self._narrow = _packed(mlp.down_proj)
+        self._down = _packed(mlp.down_proj)
         self._attention_norm = _weight_and_epsilon(layer.input_layernorm)
         self._mlp_norm = _weight_and_epsilon(layer.post_attention_layernorm)
 
@@ -120,22 +120,22 @@ class PackedLlamaLayer:
         attend: Attend | None,
     ) -> torch.Tensor:
         """(B, T, h) -> (B, T, h)"""
-        heads = self._inward(_normed(states, *self._attention_norm))  # (B, T, (q + 2k) e)
+        heads = self._qkv(_normed(states, *self._attention_norm))  # (B, T, (q + 2k) e)
         heads = heads.view(*states.shape[:-1], -1, self._size)  # (B, T, q + 2k, e)
-        turned = _turned(heads[:, :, : self._turned], rotation).transpose(1, 2)  # (B, q + k, T, e)
-        queries, keys = turned[:, : self._queries], turned[:, self._queries :]
-        values = heads[:, :, self._turned :].transpose(1, 2)  # (B, k, T, e)
+        rotated = _rotate(heads[:, :, : self._rotated], rotation).transpose(
+            1, 2
+        )  # (B, q + k, T, e)
+        queries, keys = rotated[:, : self._queries], rotated[:, self._queries :]
+        values = heads[:, :, self._rotated :].transpose(1, 2)  # (B, k, T, e)
         if attend is not None:
             attended = attend(self._number, queries, keys, values)  # (B, T, q, e)
         else:
             if past_key_values is not None:
                 keys, values = past_key_values.update(keys, values, self._number)
-            attended, _ = self._attend(
-                self, queries, keys, values, attention_mask, scaling=self._scaling
-            )
-        states = states + self._outward(attended.flatten(2))
-        gate, up = self._widen(_normed(states, *self._mlp_norm)).chunk(2, dim=-1)
-        return states + self._narrow(self._activation(gate) * up)
+            attended, _ = sdpa_attention_forward(self, queries, keys, values, attention_mask)
+        states = states + self._output(attended.flatten(2))
+        gate, up = self._gate_up(_normed(states, *self._mlp_norm)).chunk(2, dim=-1)
+        return states + self._down(self._activation(gate) * up)
 
 
 def pack_model(model: nn.Module, *, may_round: bool) -> nn.Module:
@@ -155,8 +155,8 @@ def pack_model(model: nn.Module, *, may_round: bool) -> nn.Module:
     return model
 
 
-def _is_packable(model: nn.Module, may_round: bool) -> bool:
-    if type(model) is not LlamaModel:
+def _is_packable(model: Any, may_round: bool) -> bool:
+    if type(model) is not LlamaModel or model.config._attn_implementation != "sdpa":
         return False
     projections = [part for name, part in model.named_modules() if name.endswith("_proj")]
     return all(type(part) is nn.Linear and gains(part.weight, may_round) for part in projections)
@@ -180,7 +180,7 @@ def _normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch
     return weight * (exact * torch.rsqrt(variance + epsilon)).to(states.dtype)
 
 
-def _turned(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def _rotate(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864). (B, T, ·, e) -> (B, T, ·, e)"""
     cosines, sines = rotation
     half = heads.shape[-1] // 2

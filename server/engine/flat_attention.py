@@ -3,7 +3,7 @@
 Every weight is read once for a token of each row and for the prompts of who joins (Yu et al. 2022,
 Orca: selective batching; Agrawal et al. 2023, arXiv 2308.16369: decodes piggyback on prefills).
 Nothing is padded but in runs: neighbouring lanes of like length are one call, others calls of their
-own, since a call costs what a hundred columns of a row do (experiments/LOG.md).
+own, since a call costs no more than looking at a few columns in vain (experiments/LOG.md).
 
 Symbols: R = running rows, by lane; N = prompts; S = all positions that are computed, first a token
 of each running row, then the prompts; q, k = query heads, key heads; e = a head's size; C = columns
@@ -60,8 +60,9 @@ class FlatAttention:
         if lengths:
             ragged = min(lengths) < max(lengths)
             filled = torch.tensor(lengths) if ragged else None
+            lanes = torch.arange(self._rows)
             for layer in layers:
-                layer.show(torch.arange(self._rows), filled, max(lengths) + 1)
+                layer.show(lanes, filled, max(lengths) + 1)
             self._runs = [
                 (run, _mask(lengths[run.first : run.last], run.columns, layers[0].dtype))
                 for run in runs_of([length + 1 for length in lengths])
@@ -95,8 +96,10 @@ class FlatAttention:
         shared = heads.reshape(self._rows, keys.shape[1], -1, heads.shape[-1])  # (R, k, q / k, e)
         attended = []
         for (first, last, columns), mask in self._runs:
-            seen, told = (part[first:last, :, :columns] for part in cached)
-            run = scaled_dot_product_attention(shared[first:last], seen, told, attn_mask=mask)
+            run_keys, run_values = (part[first:last, :, :columns] for part in cached)
+            run = scaled_dot_product_attention(
+                shared[first:last], run_keys, run_values, attn_mask=mask
+            )
             attended.append(run.flatten(1, 2))
         return attended
 
