@@ -167,7 +167,7 @@ class Batch:
         """:meth:`join` and :meth:`step` of a batch that mixes. No tokens: the present rows wait."""
         present, lengths = len(self), [len(prompt) for prompt in prompts]
         cache = self._cache = self._cache or kv_cache.empty_lanes(self._config, self._lm.dtype)
-        longest = max([*lengths, *self._lengths]) + 1
+        longest = max([*lengths, *(length + bool(tokens) for length in self._lengths)])
         self._make_room(cache, present + len(prompts), longest)
         by_lane = sorted(range(len(tokens)), key=self._lanes.__getitem__)
         filled = [self._lengths[row] for row in by_lane]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from memory_model.packed_llama import pack_model
 from server.engine import flat_attention
-from server.engine.batch import Batch
+from server.engine.batch import FEWEST_COLUMNS, Batch
 from server.engine.flat_attention import CALL, Run, runs_of
 
 pytestmark = pytest.mark.skipif(
@@ -115,6 +115,15 @@ def test_a_prompt_that_fails_leaves_the_rows_beside_it_as_they_were(
     rows.extend([])
     rows.extend([3])  # where the NaN were
     rows.extend([])
+
+
+def test_a_row_has_room_for_its_own_positions_only(lm: PreTrainedModel) -> None:
+    batch = Batch(lm)
+    batch.join([torch.randn(FEWEST_COLUMNS, HIDDEN)])
+    assert batch._cache is not None
+    assert batch._cache.layers[-1].room == (1, FEWEST_COLUMNS)
+    batch.step([5])
+    assert batch._cache.layers[-1].room == (1, 2 * FEWEST_COLUMNS)
 
 
 def test_lanes_of_like_length_are_computed_together() -> None:
