@@ -33,21 +33,22 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         """Raises: KeyError for weights of another dtype than the two above."""
         super().__init__()
-        # plain attributes: what is packed is not a tensor that modules can move
-        bias = None if linear.bias is None else linear.bias.detach()
-        self._multiply = packed(linear.weight.detach(), bias)
+        # a plain attribute: what is packed is not a tensor that modules can move
+        self._multiply = packed_product(linear)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, k) -> (…, n), both in the layer's dtype"""
         return self._multiply(inputs)
 
 
-def packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
-    """x -> x Wᵀ + b, of a weight (n, k) and perhaps a bias (n,).
+def packed_product(*linears: nn.Linear) -> Multiply:
+    """x -> the outputs x Wᵀ + b of layers of one form, one behind another, in one product.
 
     Raises: KeyError for weights of another dtype than the two above.
     """
-    return PACK[weight.dtype](weight, bias)
+    weight = torch.cat([linear.weight.detach() for linear in linears])  # (n, k)
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    return PACK[weight.dtype](weight, torch.cat(biases) if biases else None)
 
 
 def _pack_blocks(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:

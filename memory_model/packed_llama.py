@@ -1,11 +1,12 @@
-"""A Llama of fewer and larger operators, which computes the same to the bit.
+"""A Llama of fewer and larger operators, which computes the same, in bf16 to the bit.
 
 On a CPU a token is not bytes alone. Of the 17 ms that one takes SmolLM2-135M with packed weights, 5
 lie between the products: thousands of operators on a few hundred numbers each (experiments/LOG.md).
 Here layers that read the same states are one product (query, key and value; gate and up), queries
 and keys are rotated together, and nothing is a module that need not be: 13 ms.
 
-Attention, rotary angles, masks and caches stay those of transformers.
+Rotary angles stay those of transformers; so do attention, masks and caches, unless another
+attention is given.
 
 Symbols: B = rows, T = positions, h = hidden size, q, k = query heads, key heads, e = a head's size.
 """
@@ -23,7 +24,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm
 
-from memory_model.packed_linear import Multiply, gains, pack_linears, packed
+from memory_model.packed_linear import gains, pack_linears, packed_product
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -103,11 +104,11 @@ class PackedLlamaLayer:
         self._queries = attention.q_proj.out_features // self._size
         self._rotated = self._queries + attention.k_proj.out_features // self._size
         self._number = attention.layer_idx
-        self._qkv = _packed(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._output = _packed(attention.o_proj)
-        self._gate_up = _packed(mlp.gate_proj, mlp.up_proj)
+        self._qkv = packed_product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._output = packed_product(attention.o_proj)
+        self._gate_up = packed_product(mlp.gate_proj, mlp.up_proj)
         self._activation = mlp.act_fn
-        self._down = _packed(mlp.down_proj)
+        self._down = packed_product(mlp.down_proj)
         self._attention_norm = _weight_and_epsilon(layer.input_layernorm)
         self._mlp_norm = _weight_and_epsilon(layer.post_attention_layernorm)
 
@@ -122,9 +123,8 @@ class PackedLlamaLayer:
         """(B, T, h) -> (B, T, h)"""
         heads = self._qkv(_normed(states, *self._attention_norm))  # (B, T, (q + 2k) e)
         heads = heads.view(*states.shape[:-1], -1, self._size)  # (B, T, q + 2k, e)
-        rotated = _rotate(heads[:, :, : self._rotated], rotation).transpose(
-            1, 2
-        )  # (B, q + k, T, e)
+        rotated = _rotate(heads[:, :, : self._rotated], rotation)  # (B, T, q + k, e)
+        rotated = rotated.transpose(1, 2)
         queries, keys = rotated[:, : self._queries], rotated[:, self._queries :]
         values = heads[:, :, self._rotated :].transpose(1, 2)  # (B, k, T, e)
         if attend is not None:
@@ -160,13 +160,6 @@ def _is_packable(model: Any, may_round: bool) -> bool:
         return False
     projections = [part for name, part in model.named_modules() if name.endswith("_proj")]
     return all(type(part) is nn.Linear and gains(part.weight, may_round) for part in projections)
-
-
-def _packed(*linears: nn.Linear) -> Multiply:
-    """The outputs of all, one behind another."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-    return packed(weight, torch.cat(biases) if biases else None)
 
 
 def _weight_and_epsilon(norm: LlamaRMSNorm) -> tuple[torch.Tensor, float]:

@@ -22,7 +22,7 @@ from memory_model.bundle import (
 from memory_model.calibration import create_untrained_bundle
 from memory_model.errors import BundleError
 from memory_model.packed_linear import PackedLinear, pack_linears
-from memory_model.packed_llama import pack_model
+from memory_model.packed_llama import PackedLlama, pack_model
 from memory_model.reader import Reader
 from paramem.settings import (
     DEFAULT_MODEL,
@@ -210,7 +210,7 @@ class ReadingModel:
             encoder.trunk = pack_model(encoder.trunk, may_round=may_round)
         for heads in (self.bundle.compressor, self.bundle.selector):
             pack_linears(heads, may_round=may_round)
-        if any(isinstance(layer, PackedLinear) for layer in self.lm.modules()):
+        if any(isinstance(part, PackedLinear | PackedLlama) for part in self.lm.modules()):
             for left in self.lm.parameters():
                 # a part of the checkpoint's file: one keeps all that was read of it in memory
                 left.data = left.data.clone()

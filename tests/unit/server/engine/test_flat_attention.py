@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -132,16 +132,29 @@ def test_lanes_of_like_length_are_computed_together() -> None:
     assert runs_of([7]) == [Run(0, 1, 7)]
 
 
+def cost_of(runs: Sequence[Run]) -> int:
+    return sum((run.last - run.first) * run.columns + CALL for run in runs)
+
+
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=64))
-def test_every_lane_is_in_one_run_and_no_other_dealing_is_cheaper(columns: list[int]) -> None:
+def test_every_lane_is_in_one_run_and_simpler_dealings_are_not_cheaper(columns: list[int]) -> None:
     runs = runs_of(columns)
     lanes = [lane for run in runs for lane in range(run.first, run.last)]
     assert lanes == list(range(len(columns)))
     assert all(run.columns == max(columns[run.first : run.last]) for run in runs)
-    cost = sum((run.last - run.first) * run.columns + CALL for run in runs)
-    assert cost <= len(columns) * max(columns) + CALL  # all in one
-    assert cost <= sum(columns) + CALL * len(columns)  # each alone
+    assert cost_of(runs) <= len(columns) * max(columns) + CALL  # all in one
+    assert cost_of(runs) <= sum(columns) + CALL * len(columns)  # each alone
     for one, other in pairwise(runs):
-        together = (other.last - one.first) * max(one.columns, other.columns) + CALL
-        apart = sum((run.last - run.first) * run.columns + CALL for run in (one, other))
-        assert apart <= together
+        together = Run(one.first, other.last, max(one.columns, other.columns))
+        assert cost_of([one, other]) <= cost_of([together])
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=7))
+def test_no_dealing_is_cheaper(columns: list[int]) -> None:
+    lanes = len(columns)
+    dealings = (
+        [Run(*ends, max(columns[slice(*ends)])) for ends in pairwise([0, *cuts, lanes])]
+        for number in range(lanes)
+        for cuts in combinations(range(1, lanes), number)
+    )
+    assert cost_of(runs_of(columns)) == min(map(cost_of, dealings))
