@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from baselines.encoder import SentenceEncoder, load_encoder
-from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.records import CodeFormat, FloatArray, HalfArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.cores import helper_thread
@@ -80,9 +80,10 @@ class RagEngine:
             )
         return await self._embedder(query)
 
-    async def rerank(
-        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
-    ) -> list[float]:
+    async def query_vectors(self, query: str) -> FloatArray:
+        raise SelectionUnavailableError("chunks have no slots to re-rank by")
+
+    async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
         raise SelectionUnavailableError("chunks have no slots to re-rank by")
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:

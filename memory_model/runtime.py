@@ -37,6 +37,7 @@ SHIPPED = Path(__file__).parent / "bundles"
 READERS = {ReaderKind.MEMORY: READ_ADAPTER, ReaderKind.TEXT: TEXT_ADAPTER}
 
 FloatArray = npt.NDArray[np.float32]
+HalfArray = npt.NDArray[np.float16]
 
 
 def open_bundle(settings: Settings) -> Bundle:
@@ -140,6 +141,7 @@ class ReadingModel:
         self._encoders = (bundle.compressor.encoder, bundle.selector.encoder)
         self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
+        self.router_weight = float(bundle.selector.reranker.router_weight)
 
     @torch.inference_mode()
     def embed_queries(self, queries: Sequence[str], selection: str) -> FloatArray:
@@ -158,29 +160,28 @@ class ReadingModel:
         return vectors
 
     @torch.inference_mode()
-    def rerank(
-        self,
-        queries: Sequence[str],
-        codes: Sequence[Sequence[FloatArray]],
-        scores: Sequence[Sequence[float]],
-    ) -> list[list[float]]:
-        """Scores of the router's candidates from their slots.
+    def query_vectors(self, queries: Sequence[str]) -> list[FloatArray]:
+        """What the re-ranker compares slots with. Returns: of each query (T, r) float32."""
+        token_ids = [self._base.tokenize(query) for query in queries]
+        codes = self.bundle.compressor.compress_tokens(token_ids)  # (B, T, d)
+        vectors = [
+            self.bundle.selector.reranker.query_vectors(row[: len(ids)])
+            for row, ids in zip(codes, token_ids, strict=True)
+        ]
+        return [each.cpu().numpy() for each in vectors]
+
+    @torch.inference_mode()
+    def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
+        """What the re-ranker compares queries with.
 
         Args:
-            queries: B.
-            codes: for each query C of (m, d), at least one.
-            scores: for each query C of the router's.
+            codes: C of (m, d), at least one, all of one m.
 
-        Returns: for each query C.
+        Returns: C of (m, r) float16, each in memory of its own.
         """
-        token_ids = [self._base.tokenize(query) for query in queries]
-        tokens = self.bundle.compressor.compress_tokens(token_ids)  # (B, T, d)
-        reranked = []
-        for row, ids, candidates, router in zip(tokens, token_ids, codes, scores, strict=True):
-            slots = torch.from_numpy(np.stack(candidates)).to(self.device)  # (C, m, d)
-            cosines = torch.tensor(router, device=self.device)  # (C,)
-            reranked.append(self.bundle.selector.reranker(row[: len(ids)], slots, cosines))
-        return [scores.tolist() for scores in reranked]  # all at once: a GPU is waited for here
+        slots = torch.from_numpy(np.stack(codes)).to(self.device)  # (C, m, d)
+        vectors = self.bundle.selector.reranker.slot_vectors(slots)  # (C, m, r)
+        return [each.numpy().copy() for each in vectors.to("cpu", torch.float16)]
 
     @torch.inference_mode()
     def prompt_embeds(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 Item = TypeVar("Item")
 FloatArray = npt.NDArray[np.float32]
+HalfArray = npt.NDArray[np.float16]
 
 DEFAULT_COLLECTION = "default"
 

@@ -5,16 +5,19 @@ Symbols: K = memories selected, m = slots, d = code dimension.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
-from memory_store.records import FloatArray, Hit
+from memory_store.records import FloatArray, HalfArray, Hit, Memory
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind
 from server.engine.generator import ATTENTION, BM25, HYBRID, ROUTER
 from server.errors import ApiError
 from server.fusion import fuse_hits
+from server.late_interaction import late_interaction
 from server.schemas.requests import QueryBody
 from server.services import Services
 from server.stopwatch import Stopwatch
@@ -34,23 +37,30 @@ class Context:
         return len(self.codes or self.texts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """What the router found, to be re-ranked."""
+
+    hits: Sequence[Hit]  # C
+    slots: Sequence[HalfArray]  # C of (m, r)
+    as_text: bool  # whether the LLM is to be given texts
+    at_ms: float  # when they were found
+
+
 async def select(services: Services, body: QueryBody, selection: str, watch: Stopwatch) -> Context:
     """The ``top_k`` memories for the query, best first, with codes or texts of those to read.
 
     Raises: NotFoundError, FingerprintMismatchError, InvalidFilterError, CorruptionError, ApiError.
     """
+    if selection == ATTENTION:
+        return await _select_by_attention(services, body, watch)
     vector: FloatArray | None = None
     if selection != BM25:
         with watch.stage("embed"):
             head = ROUTER if selection == HYBRID else selection
             vector = await services.engine.embed_query(body.query, head)  # (d,)
-    candidates = max(body.top_k, services.settings.rerank_candidates)
-    margin = body.score_margin
-    if margin is None and selection == ATTENTION:
-        margin = services.engine_info().score_margin
 
     def find() -> list[Hit]:
-        """What the store has for it."""
         by_words = partial(
             services.store.select_by_words, body.collection, body.query, filters=body.filters
         )
@@ -58,29 +68,67 @@ async def select(services: Services, body: QueryBody, selection: str, watch: Sto
             return by_words(body.top_k)
         by_key = partial(services.store.select, body.collection, vector, filters=body.filters)
         if selection == HYBRID:
+            candidates = _num_candidates(services, body)
             return fuse_hits([by_key(candidates), by_words(candidates)])[: body.top_k]
-        return by_key(candidates if selection == ATTENTION else body.top_k)
+        return by_key(body.top_k)
 
-    def find_and_load() -> tuple[Context, bool]:
-        """In one call, since each costs a turn of a thread; with whether texts are to be read."""
+    def find_and_load() -> Context:
+        """In one call, since each costs a turn of a thread."""
         as_text = _reads_text(services, body)
-        load = _load_texts if as_text else _load_codes
-        hits = find()
-        with watch.stage("load"):
-            if selection == ATTENTION:
-                return _load_codes(services.store, hits, len(hits)), as_text
-            read = near_the_best([hit.score for hit in hits], margin)
-            return load(services.store, hits, read), as_text
+        return _load(services.store, find(), body.score_margin, watch, as_text=as_text)
 
-    found, as_text = await services.read(find_and_load)
-    if selection != ATTENTION:
-        return found
-    best = await _rerank(services, body, found, watch)
-    read = near_the_best([hit.score for hit in best.hits], margin)
-    if not as_text:
-        return replace(best, codes=best.codes[:read])
-    with watch.stage("load"):
-        return await services.read(_load_texts, services.store, best.hits, read)
+    return await services.read(find_and_load)
+
+
+async def _select_by_attention(services: Services, body: QueryBody, watch: Stopwatch) -> Context:
+    """The best of the router's candidates, by all of their slots."""
+
+    async def find() -> _Candidates:
+        with watch.stage("embed"):
+            vector = await services.engine.embed_query(body.query, ATTENTION)  # (d,)
+        hits, as_text = await services.read(search, vector)
+        found_ms = watch.elapsed_ms()
+        slots = await _slot_vectors(services, [hit.memory for hit in hits])
+        return _Candidates(hits, slots, as_text, found_ms)
+
+    def search(vector: FloatArray) -> tuple[Sequence[Hit], bool]:
+        as_text = _reads_text(services, body)
+        number = _num_candidates(services, body)
+        hits = services.store.select(body.collection, vector, number, filters=body.filters)
+        return hits, as_text
+
+    # the engine reads the query while the store searches
+    found, query = await asyncio.gather(find(), services.engine.query_vectors(body.query))
+    hits = found.hits
+    info = services.engine_info()
+    margin = info.score_margin if body.score_margin is None else body.score_margin
+
+    def rank_and_load() -> Context:
+        router = [hit.score for hit in hits]
+        scores = late_interaction(query, found.slots, router, info.router_weight)
+        best = sorted(zip(scores, hits, strict=True), key=itemgetter(0), reverse=True)
+        watch.stages_ms["rerank"] = watch.elapsed_ms() - found.at_ms
+        ranked = [replace(hit, score=score) for score, hit in best[: body.top_k]]
+        return _load(services.store, ranked, margin, watch, as_text=found.as_text)
+
+    return await services.read(rank_and_load) if hits else Context()
+
+
+def _num_candidates(services: Services, body: QueryBody) -> int:
+    return max(body.top_k, services.settings.rerank_candidates)
+
+
+async def _slot_vectors(services: Services, memories: Sequence[Memory]) -> list[HalfArray]:
+    """C of (m, r). Only those not lately asked for are read and made."""
+    cache = services.slot_vectors
+    known = cache.find(memories)
+    unknown = [memory for memory in memories if memory.memory_id not in known]
+    if unknown:
+        codes = await services.read(services.store.load_codes, unknown)
+        vectors = await services.engine.slot_vectors(codes)
+        cache.keep(unknown, vectors)
+        known |= {memory.memory_id: each for memory, each in zip(unknown, vectors, strict=True)}
+    return [known[memory.memory_id] for memory in memories]
 
 
 def _reads_text(services: Services, body: QueryBody) -> bool:
@@ -108,19 +156,18 @@ def near_the_best(scores: Sequence[float], margin: float | None) -> int:
     return sum(score >= scores[0] - margin for score in scores)
 
 
-async def _rerank(services: Services, body: QueryBody, found: Context, watch: Stopwatch) -> Context:
-    """The ``top_k`` best of the candidates, by all of their slots."""
-    if not found.hits:
-        return found
-    with watch.stage("rerank"):
-        router = [hit.score for hit in found.hits]
-        scores = await services.engine.rerank(body.query, found.codes, router)
-    best = sorted(range(len(scores)), key=lambda number: scores[number], reverse=True)
-    best = best[: body.top_k]
-    return Context(
-        hits=[replace(found.hits[number], score=scores[number]) for number in best],
-        codes=[found.codes[number] for number in best],
-    )
+def _load(
+    store: MemoryStore,
+    hits: Sequence[Hit],
+    margin: float | None,
+    watch: Stopwatch,
+    *,
+    as_text: bool,
+) -> Context:
+    """``hits``: K, best first."""
+    read = near_the_best([hit.score for hit in hits], margin)
+    with watch.stage("load"):
+        return (_load_texts if as_text else _load_codes)(store, hits, read)
 
 
 def _load_codes(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:

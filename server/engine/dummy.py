@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from memory_model.hashing import DUMMY_FINGERPRINT, WORD, hash_words
-from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.records import CodeFormat, FloatArray, HalfArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import UNTRAINED_SLOTS, Settings
 from server.engine.generator import (
@@ -54,6 +54,7 @@ class DummyEngine:
             device="cpu",
             context_tokens=CONTEXT_TOKENS,
             selections=SELECTIONS,
+            router_weight=0.0,
         )
         self._slots = asyncio.Semaphore(settings.max_batch_size)
         self._started = False
@@ -98,12 +99,12 @@ class DummyEngine:
             vector[0] = 1.0  # a query of punctuation only still needs unit norm
         return vector
 
-    async def rerank(
-        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
-    ) -> list[float]:
-        """The best slot decides: words that stand together count for more."""
-        vector = hash_words(query, self.info.spec.z_dim)  # (d,)
-        return [float((code @ vector).max()) for code in codes]
+    async def query_vectors(self, query: str) -> FloatArray:
+        """One vector: the best slot decides, words that stand together count for more."""
+        return hash_words(query, self.info.spec.z_dim)[None]  # (1, d)
+
+    async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
+        return [code.astype(np.float16) for code in codes]
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         queued = time.perf_counter()

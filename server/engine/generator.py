@@ -1,7 +1,7 @@
 """The ``Generator`` seam: the LLM side of the read path.
 
 A generator turns a query into the selector's vector, and (memories, query) into a token stream.
-Symbols: K = memories, m = slots, d = code dimension.
+Symbols: K = memories, m = slots, d = code dimension, T = query tokens, r = width of the re-ranker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from memory_store.records import FloatArray, MemorySpec
+from memory_store.records import FloatArray, HalfArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 
 ATTENTION = "attention"
@@ -63,6 +63,7 @@ class EngineInfo:
     selections: tuple[str, ...]  # the first is what a query gets that names none
     score_margin: float | None = None  # of memories read after attention; None = all selected
     coarse_slots: int | None = None  # of memories after the best, unless a query says; None = all
+    router_weight: float = 1.0  # of the router's score beside late interaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +130,22 @@ class Generator(Protocol):
         """
         ...
 
-    async def rerank(
-        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
-    ) -> list[float]:
-        """Scores of the router's candidates, from all their slots; higher is better.
-
-        Args:
-            codes: C of (m, d).
-            scores: C of the router's.
+    async def query_vectors(self, query: str) -> FloatArray:
+        """The query's side of late interaction. Returns: (T, r).
 
         Raises: SelectionUnavailableError if ``info.selections`` lacks "attention",
             EngineNotReadyError
+        """
+        ...
+
+    async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
+        """The memories' side of it, the same for every query.
+
+        Args:
+            codes: C of (m, d), at least one, all of one m.
+
+        Returns: C of (m, r) float16.
+        Raises: as ``query_vectors``.
         """
         ...
 

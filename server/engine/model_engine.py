@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memory_store.records import CodeFormat, FloatArray, MemorySpec
+from memory_store.records import CodeFormat, FloatArray, HalfArray, MemorySpec
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from server.engine.core import Core
@@ -24,9 +25,6 @@ from server.engine.keeper import Keeper
 
 if TYPE_CHECKING:
     from memory_model.runtime import ReadingModel
-
-Found = tuple[str, Sequence[FloatArray], Sequence[float]]
-"""A query, and the router's candidates for it: their codes and scores."""
 
 
 class ModelEngine:
@@ -46,7 +44,7 @@ class ModelEngine:
         self._keeper = Keeper(self._make_core)
         self._helper = helper_thread(settings, "engine-helper")
         self._embedders: dict[str, DynamicBatcher[str, FloatArray]] = {}  # by selection
-        self._reranker = DynamicBatcher(self._helper, self._rerank)
+        self._query_reader = DynamicBatcher(self._helper, self._read_queries)
 
     def _make_core(self) -> Core:
         if self._model is None:
@@ -88,6 +86,7 @@ class ModelEngine:
             selections=model.selections,
             score_margin=model.score_margin,
             coarse_slots=model.coarse_slots,
+            router_weight=model.router_weight,
         )
 
     @property
@@ -102,11 +101,14 @@ class ModelEngine:
             self._embedders[selection] = DynamicBatcher(self._helper, embed)
         return await self._embedders[selection](query)
 
-    async def rerank(
-        self, query: str, codes: Sequence[FloatArray], scores: Sequence[float]
-    ) -> list[float]:
+    async def query_vectors(self, query: str) -> FloatArray:
         self._selecting(ATTENTION)
-        return await self._reranker((query, codes, scores))
+        return await self._query_reader(query)
+
+    async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
+        model = self._selecting(ATTENTION)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._helper, model.slot_vectors, codes)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         _, core = self._serving()
@@ -121,9 +123,8 @@ class ModelEngine:
         """(B, d)"""
         return self._selecting(selection).embed_queries(queries, selection)
 
-    def _rerank(self, found: Sequence[Found]) -> list[list[float]]:
-        queries, codes, scores = zip(*found, strict=True)
-        return self._selecting(ATTENTION).rerank(queries, codes, scores)
+    def _read_queries(self, queries: Sequence[str]) -> list[FloatArray]:
+        return self._selecting(ATTENTION).query_vectors(queries)
 
     def _selecting(self, selection: str) -> ReadingModel:
         model, _ = self._serving()

@@ -104,15 +104,17 @@ def test_recorded_queries_are_selected_for_as_before(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, model=str(model), device="cuda", slots=4, z_dim=32)
     reading = ReadingModel(open_bundle(settings))
     queries = ["the cat", "a", "where did the heron fish at dawn?"]
-    codes = [[np.ones((4, 32), np.float32) * number for number in (1, 2)]] * 3
     plain = reading.embed_queries(queries, "router")
-    ranked = reading.rerank(queries, codes, [[0.2, 0.1]] * 3)
+    tokens = reading.query_vectors(queries)
     reading.record_queries(4)
     for _ in range(2):
         recorded = reading.embed_queries(queries, "router")
         np.testing.assert_allclose(recorded, plain, atol=0.05)
-        reranked = reading.rerank(queries, codes, [[0.2, 0.1]] * 3)
-        np.testing.assert_allclose(reranked, ranked, atol=0.05)
+        for vectors, expected in zip(reading.query_vectors(queries), tokens, strict=True):
+            np.testing.assert_allclose(vectors, expected, atol=0.05)
+    assert [each.shape for each in reading.slot_vectors([np.ones((4, 32), np.float32)])] == [
+        (4, 32)
+    ]
 
 
 def test_an_old_recording_that_is_garbage_does_not_end_a_capture() -> None:

@@ -250,22 +250,26 @@ class GeneratorConformance:
 
         self.run(engine, scenario)
 
-    def test_reranking_gives_every_candidate_a_score_of_its_own(self, engine: Generator) -> None:
-        async def scenario(engine: Generator) -> tuple[list[float], list[float]] | None:
+    def test_each_memory_has_slot_vectors_of_its_own_whatever_is_beside_it(
+        self, engine: Generator
+    ) -> None:
+        async def scenario(engine: Generator) -> None:
             codes = self.codes(engine, 3)
             if ATTENTION not in engine.info.selections:
                 with pytest.raises(SelectionUnavailableError, match="router"):
-                    await engine.rerank("two words", codes, [0.3, 0.2, 0.1])
-                return None
-            scores = await engine.rerank("two words", codes, [0.3, 0.2, 0.1])
-            turned = await engine.rerank("two words", codes[::-1], [0.1, 0.2, 0.3])
-            return scores, turned
+                    await engine.slot_vectors(codes)
+                with pytest.raises(SelectionUnavailableError, match="router"):
+                    await engine.query_vectors("two words")
+                return
+            query = await engine.query_vectors("two words")  # (T, r)
+            together = await engine.slot_vectors(codes)
+            [alone] = await engine.slot_vectors(codes[1:2])
+            assert [each.dtype for each in together] == [np.float16] * 3
+            assert {each.shape for each in together} == {(engine.info.spec.slots, query.shape[1])}
+            np.testing.assert_allclose(together[1], alone, atol=2e-3)
+            assert not np.allclose(together[0], together[1], atol=2e-3)
 
-        result = self.run(engine, scenario)
-        if result is not None:
-            scores, turned = result
-            assert len(set(scores)) == 3
-            assert turned == pytest.approx(scores[::-1], rel=1e-4)
+        self.run(engine, scenario)
 
     def test_queries_that_come_together_are_selected_for_as_if_alone(
         self, engine: Generator
@@ -279,14 +283,10 @@ class GeneratorConformance:
                 np.testing.assert_allclose(await asyncio.gather(*crowd), alone, atol=1e-4)
             if ATTENTION not in engine.info.selections:
                 return
-            found = [
-                (query, self.codes(engine, count), [0.1] * count)
-                for query, count in zip(queries, (3, 1, 2, 3), strict=True)
-            ]
-            alone = [await engine.rerank(*each) for each in found]
-            together = await asyncio.gather(*(engine.rerank(*each) for each in found))
-            for each, expected in zip(together, alone, strict=True):
-                assert each == pytest.approx(expected, abs=1e-4)
+            vectors = [await engine.query_vectors(query) for query in queries]
+            together = await asyncio.gather(*(engine.query_vectors(query) for query in queries))
+            for each, expected in zip(together, vectors, strict=True):
+                np.testing.assert_allclose(each, expected, atol=1e-4)
 
         self.run(engine, scenario)
 

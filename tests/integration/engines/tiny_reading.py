@@ -27,6 +27,7 @@ class TinyReadingModel:
     selections = ("attention", "cosine")
     coarse_slots = 2
     score_margin = 0.1
+    router_weight = 0.5
 
     def __init__(self, directory: Path, lm: PreTrainedModel | None = None) -> None:
         self.lm = lm or AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -40,16 +41,11 @@ class TinyReadingModel:
     def embed_queries(self, queries: Sequence[str], selection: str) -> np.ndarray:
         return np.stack([hash_words(query, Z_DIM) for query in queries])
 
-    def rerank(
-        self,
-        queries: Sequence[str],
-        codes: Sequence[Sequence[np.ndarray]],
-        scores: Sequence[Sequence[float]],
-    ) -> list[list[float]]:
-        return [
-            [float(code.sum()) + score for code, score in zip(*found, strict=True)]
-            for found in zip(codes, scores, strict=True)
-        ]
+    def query_vectors(self, queries: Sequence[str]) -> list[np.ndarray]:
+        return [hash_words(query, Z_DIM)[None] for query in queries]
+
+    def slot_vectors(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [code.astype(np.float16) for code in codes]
 
     def prompt_embeds(
         self, query: str | None, codes: Sequence[np.ndarray], texts: Sequence[str]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from memory_store.store import MemoryStore
 from paramem.settings import Settings, load_settings
@@ -124,3 +125,13 @@ def stocked(client: TestClient, store: MemoryStore) -> TestClient:
         client.post("/write", json={**body, "title": document_id.title()})
     work_all(store)
     return client
+
+
+def samples(client: TestClient) -> dict[str, float]:
+    """``name{label=value,…}`` to value."""
+    found = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client.parser import text_string_to_metric_families
 
 from memory_store.records import MemorySpec
 from memory_store.snapshots.snapshots import Snapshots
@@ -16,7 +15,7 @@ from memory_store.store import MemoryStore
 from paramem import __version__
 from paramem.settings import Settings
 from server.services import Services
-from tests.integration.server.conftest import MakeClient, error_of, wait_for, write
+from tests.integration.server.conftest import MakeClient, error_of, samples, wait_for, write
 from tests.integration.server.engines import GatedEngine, UnloadableEngine
 from tests.integration.server.hash_worker import HashWorker, beat, work_all
 
@@ -33,16 +32,6 @@ def readiness(client: TestClient, *, ready: bool) -> dict[str, Any]:
     assert answer.json()["ready"] is ready
     checks: dict[str, Any] = answer.json()["checks"]
     return checks
-
-
-def samples(client: TestClient) -> dict[str, float]:
-    """``name{label=value,…}`` to value."""
-    found = {}
-    for family in text_string_to_metric_families(client.get("/metrics").text):
-        for sample in family.samples:
-            labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from memory_store.records import FloatArray, Memory, MemorySpec
+from memory_store.records import MemorySpec
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind, Settings
 from server import read_path
@@ -71,48 +70,6 @@ def test_a_server_that_reads_text_refuses_to_read_memories(
     assert ask(reader_of_text, context="text")["answer"]
     refused = reader_of_text.post("/query", json={"query": "When?", "context": "memory"})
     assert error_of(refused, 422)["code"] == "context_unavailable"
-
-
-def test_attention_reorders_the_routers_candidates_by_their_slots(
-    client: TestClient, store: MemoryStore
-) -> None:
-    # the router sees the whole passage, attention its best slot: where the words stand together
-    together = "seven ferry leaves " + "stone " * 60
-    apart = " ".join(f"{word} {'gull ' * 9}" for word in ("ferry", "leaves", "seven") * 2)
-    for document_id, text in (("together", together), ("apart", apart)):
-        client.post("/write", json={"text": text, "id": document_id, "mode": "fast"})
-    work_all(store)
-    orders = {
-        selection: [
-            memory["document_id"]
-            for memory in ask(client, "ferry leaves seven", selection=selection)["memories"]
-        ]
-        for selection in ("router", "attention")
-    }
-    assert orders == {"router": ["apart", "together"], "attention": ["together", "apart"]}
-
-
-def test_codes_that_were_read_to_rank_memories_are_not_read_again(
-    stocked: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    load_codes = MemoryStore.load_codes
-
-    def counted(store: MemoryStore, memories: Sequence[Memory]) -> list[FloatArray]:
-        read.append(len(memories))
-        return load_codes(store, memories)
-
-    monkeypatch.setattr(MemoryStore, "load_codes", counted)
-    candidates = len(ask(stocked, top_k=50, selection="cosine")["memories"])
-    assert ask(stocked, top_k=1, selection="attention")["usage"]["memory_slots"] > 0
-    assert candidates > 1
-    assert read == [candidates, candidates]
-
-
-def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient) -> None:
-    answer = ask(stocked, selection="attention", top_k=1)
-    assert [memory["document_id"] for memory in answer["memories"]] == ["ferry"]
-    assert "rerank" in answer["timings_ms"]
 
 
 def test_a_selection_that_the_bundle_lacks_is_refused(make_client: MakeClient) -> None:

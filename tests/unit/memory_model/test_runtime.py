@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from memory_model import runtime
 from memory_model.bundle import Bundle, save_bundle
 from memory_model.errors import BundleError
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import ReaderKind, Settings
+from server.late_interaction import late_interaction
 
 
 @pytest.fixture
@@ -101,33 +103,37 @@ def reading_model(tiny_model: Path, tmp_path: Path) -> ReadingModel:
 QUERIES = ["the cat", "a", "where did the heron fish at dawn?"]
 
 
-def candidates(*counts: int) -> tuple[list[list[np.ndarray]], list[list[float]]]:
-    """Codes and scores of so many for each query."""
-    random = np.random.default_rng(0)
-    codes = [list(random.standard_normal((count, 4, 32), np.float32)) for count in counts]
-    return codes, [[0.3, 0.2, 0.1][:count] for count in counts]
-
-
 def test_queries_in_a_batch_are_selected_for_as_if_alone(reading_model: ReadingModel) -> None:
     for selection in reading_model.selections:
         batch = reading_model.embed_queries(QUERIES, selection)
         alone = [reading_model.embed_queries([query], selection)[0] for query in QUERIES]
         np.testing.assert_allclose(batch, alone, atol=1e-5)
-    codes, scores = candidates(3, 1, 2)
-    together = reading_model.rerank(QUERIES, codes, scores)
-    for row, found in enumerate(zip(QUERIES, codes, scores, strict=True)):
-        [expected] = reading_model.rerank(*([each] for each in found))
-        assert together[row] == pytest.approx(expected, abs=1e-5)
+    for query, vectors in zip(QUERIES, reading_model.query_vectors(QUERIES), strict=True):
+        [expected] = reading_model.query_vectors([query])
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_query_and_slot_vectors_score_as_the_reranker_does(reading_model: ReadingModel) -> None:
+    codes = list(np.random.default_rng(0).standard_normal((3, 4, 32), np.float32))
+    router = [0.3, 0.2, 0.1]
+    slots = reading_model.slot_vectors(codes)
+    bundle = reading_model.bundle
+    for query, vectors in zip(QUERIES, reading_model.query_vectors(QUERIES), strict=True):
+        scores = late_interaction(vectors, slots, router, reading_model.router_weight)
+        with torch.no_grad():
+            tokens = bundle.compressor.compress_tokens([bundle.base.tokenize(query)])[0]
+            expected = bundle.selector.reranker(
+                tokens, torch.from_numpy(np.stack(codes)), torch.tensor(router)
+            )
+        assert scores == pytest.approx(expected.tolist(), abs=1e-3)
+        assert len(set(scores)) == 3
 
 
 def test_recorded_queries_are_selected_for_as_before(reading_model: ReadingModel) -> None:
-    codes, scores = candidates(3, 1, 2)
-
     def everything() -> list[np.ndarray]:
         selections = reading_model.selections
         vectors = [reading_model.embed_queries(QUERIES, selection) for selection in selections]
-        reranked = reading_model.rerank(QUERIES, codes, scores)
-        return [*vectors, *(np.array(each) for each in reranked)]
+        return [*vectors, *reading_model.query_vectors(QUERIES)]
 
     before = everything()
     reading_model.record_queries(4)
