@@ -79,6 +79,8 @@ def late_interaction(
 
     Returns: C, higher is better.
     """
+    if not slots:
+        return []
     vectors = np.stack(slots).astype(np.float32)  # (C, m, r)
     best = (vectors @ query.T).max(axis=1)  # (C, T)
     scores = best.sum(axis=1) + router_weight * np.asarray(router_scores, np.float32)  # (C,)

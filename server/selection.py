@@ -111,7 +111,7 @@ async def _select_by_attention(services: Services, body: QueryBody, watch: Stopw
         ranked = [replace(hit, score=score) for score, hit in best[: body.top_k]]
         return _load(services.store, ranked, margin, watch, as_text=found.as_text)
 
-    return await services.read(rank_and_load) if hits else Context()
+    return await services.read(rank_and_load)
 
 
 def _num_candidates(services: Services, body: QueryBody) -> int:

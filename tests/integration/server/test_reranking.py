@@ -39,6 +39,12 @@ def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient)
     assert "rerank" in answer["timings_ms"]
 
 
+def test_an_empty_collection_is_asked_like_any_other(client: TestClient) -> None:
+    answer = ask(client, selection="attention")
+    assert answer["memories"] == []
+    assert answer["timings_ms"]["load"] >= 0
+
+
 @pytest.mark.parametrize("kept_mib", [64, 0])
 def test_of_candidates_known_from_the_last_query_only_the_read_ones_are_loaded(
     make_client: MakeClient, stocked: TestClient, monkeypatch: pytest.MonkeyPatch, kept_mib: int
