@@ -22,6 +22,7 @@ from server.engine.generator import (
     GenerationChunk,
     GenerationRequest,
     Generator,
+    QueryReading,
     SelectionUnavailableError,
 )
 
@@ -80,7 +81,7 @@ class RagEngine:
             )
         return await self._embedder(query)
 
-    async def query_vectors(self, query: str) -> FloatArray:
+    async def read_query(self, query: str) -> QueryReading:
         raise SelectionUnavailableError("chunks have no slots to re-rank by")
 
     async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:

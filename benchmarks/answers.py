@@ -164,7 +164,7 @@ def rank(
         return rank_fused([routed, rank_bm25(texts, asked, CANDIDATES)], k), [k] * len(asked)
     if selection == "attention":
         codes = model.compress([passage.token_ids for passage in corpus.passages])
-        ranking, scores = rank_by_attention(model, keys, codes, asked, k)
+        ranking, scores = rank_by_attention(model, keys, codes, texts, asked, k)
         return ranking, [near_the_best(row, margin) for row in scores.tolist()]
     return rank_by_keys(model, keys, asked, k), [k] * len(asked)
 

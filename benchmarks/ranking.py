@@ -14,6 +14,7 @@ import torch
 
 from baselines.encoder import SentenceEncoder
 from benchmarks.offline import OfflineModel, batches
+from memory_model.shared_words import count_shared, weigh_words, words_of
 from memory_store.records import CodeFormat
 from memory_store.shards.codec import decode_keys, encode_keys
 from server.fusion import fuse
@@ -73,14 +74,18 @@ def rank_by_attention(
     model: OfflineModel,
     keys: torch.Tensor,
     codes: Sequence[torch.Tensor],
+    texts: Sequence[str],
     asked: Sequence[str],
     k: int,
 ) -> tuple[Ranking, npt.NDArray[np.float32]]:
-    """The router's best ``CANDIDATES``, ranked by the re-ranker from their codes (m, d).
+    """The router's best ``CANDIDATES``, ranked by the re-ranker from their codes (m, d) and the
+    words of their texts.
 
     Returns: the ranking, and its scores (Q, k).
     """
     compressor, selector = model.bundle.compressor, model.bundle.selector
+    information = compressor.token_information.cpu().numpy()
+    words = [words_of(text) for text in texts]
     rows, ranked = [], []
     for query in asked:
         scores = selector.queries([query])[0].cpu() @ keys.T  # (P,)
@@ -89,6 +94,8 @@ def rank_by_attention(
         tokens = compressor.compress_tokens([token_ids])[0]  # (T, d)
         candidates = torch.stack([codes[int(row)] for row in best])  # (C, m, d)
         reranked = selector.reranker(tokens, candidates, router.to(tokens.device)).cpu()
+        asks = weigh_words(query, model.bundle.base.tokenize, information)
+        reranked += torch.from_numpy(count_shared(asks, [words[int(row)] for row in best]))
         order = reranked.argsort(descending=True)[:k]
         rows.append(best[order].numpy())
         ranked.append(reranked[order].numpy())

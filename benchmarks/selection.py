@@ -91,7 +91,7 @@ def measure(
         rankings[encoder.name] = rank_by_encoder(encoder, texts, asked, deepest)
     if with_attention:
         codes = model.compress([passage.token_ids for _, passage in passages])
-        rankings["attention"], _ = rank_by_attention(model, keys, codes, asked, deepest)
+        rankings["attention"], _ = rank_by_attention(model, keys, codes, texts, asked, deepest)
     for selection, ranking in rankings.items():
         cells = " | ".join(recall_cell(cut, ranking, owners, questions) for cut in CUTS)
         say(

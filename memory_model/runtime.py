@@ -24,6 +24,7 @@ from memory_model.errors import BundleError
 from memory_model.packed_linear import PackedLinear, pack_linears
 from memory_model.packed_llama import PackedLlama, pack_model
 from memory_model.reader import Reader
+from memory_model.shared_words import weigh_words
 from paramem.settings import (
     DEFAULT_MODEL,
     UNTRAINED,
@@ -141,6 +142,7 @@ class ReadingModel:
         self._encoders = (bundle.compressor.encoder, bundle.selector.encoder)
         self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
+        self._information = bundle.compressor.token_information.cpu().numpy()
         self.router_weight = float(bundle.selector.reranker.router_weight)
 
     @torch.inference_mode()
@@ -169,6 +171,11 @@ class ReadingModel:
             for row, ids in zip(codes, token_ids, strict=True)
         ]
         return [each.cpu().numpy() for each in vectors]
+
+    def query_words(self, query: str) -> dict[int, float]:
+        """What it counts for the re-ranker that a passage has the query's words: see
+        :mod:`memory_model.shared_words`."""
+        return weigh_words(query, self._base.tokenize, self._information)
 
     @torch.inference_mode()
     def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:

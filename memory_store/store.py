@@ -224,11 +224,12 @@ class MemoryStore:
         with self._storage.catalogue.read() as connection:
             return documents.kept_text(connection, collection, document_id)
 
-    def passage_text(self, memory: Memory) -> str | None:
-        """The text a memory was made from; None if it was not kept."""
+    def passage_texts(self, memories: Sequence[Memory]) -> list[str | None]:
+        """The texts that memories were made from; None where it was not kept."""
         with self._storage.catalogue.read() as connection:
-            text = documents.text_of_memory(connection, memory.memory_id)
-        return None if text is None else text[memory.text_start : memory.text_end]
+            texts = [documents.text_of_memory(connection, each.memory_id) for each in memories]
+        found = zip(texts, memories, strict=True)
+        return [text and text[each.text_start : each.text_end] for text, each in found]
 
     def delete_document(self, collection: str, document_id: str) -> None:
         """Never served again once this returns; the bytes go at the next compaction.

@@ -125,9 +125,9 @@ class Settings(BaseSettings):
     max_top_k: int = Field(64, ge=1)
     rerank_candidates: int = Field(50, ge=1, le=1000)
     """Memories that the router hands to ``attention`` selection (at least ``top_k``)."""
-    slot_vectors_mib: int = Field(64, ge=0)
-    """Memory for what ``attention`` compares queries with, of memories that were candidates lately
-    (16 KiB each with 64 slots); of others it is made anew from their codes."""
+    rerank_cache_mib: int = Field(64, ge=0)
+    """Memory for what ``attention`` ranks by, of memories that were candidates lately (17 KiB each
+    with 64 slots); of others codes and text are read."""
     max_new_tokens: int = Field(1024, ge=1)
     max_queue: int = Field(10_000, ge=1)
     """Queued + running jobs above which writes get 429."""

@@ -95,10 +95,10 @@ class HouseCollector(Collector):
         yield _counter(
             "shard_cache_hits", "Reads that found their shard open.", stats.shard_cache_hits
         )
-        vectors = self._services.slot_vectors
-        yield _counter("slot_vector_hits", "Candidates re-ranked from memory.", vectors.hits)
-        yield _counter("slot_vector_misses", "Candidates whose codes were read.", vectors.misses)
-        yield _gauge("slot_vector_bytes", "Kept to re-rank by.", vectors.num_bytes)
+        kept = self._services.candidates
+        yield _counter("rerank_cache_hits", "Candidates ranked from memory.", kept.hits)
+        yield _counter("rerank_cache_misses", "Candidates read to be ranked.", kept.misses)
+        yield _gauge("rerank_cache_bytes", "Kept to rank candidates by.", kept.num_bytes)
         yield _gauge(
             "snapshot_age_seconds",
             "Of the last snapshot taken, wherever; +Inf without one.",

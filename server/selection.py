@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 
-from memory_store.records import FloatArray, HalfArray, Hit, Memory
+from memory_model.shared_words import Words, words_of
+from memory_store.records import FloatArray, Hit, Memory
 from memory_store.store import MemoryStore
 from paramem.settings import ReaderKind
 from server.engine.generator import ATTENTION, BM25, HYBRID, ROUTER
 from server.errors import ApiError
 from server.fusion import fuse_hits
-from server.late_interaction import late_interaction
+from server.reranking import Candidate, score_candidates
 from server.schemas.requests import QueryBody
 from server.services import Services
 from server.stopwatch import Stopwatch
@@ -42,7 +43,7 @@ class _Candidates:
     """What the router found, to be re-ranked."""
 
     hits: Sequence[Hit]  # C
-    slots: Sequence[HalfArray]  # C of (m, r)
+    seen: Sequence[Candidate]  # C, as the re-ranker sees them
     as_text: bool  # whether the LLM is to be given texts
     at_ms: float  # when they were found
 
@@ -88,8 +89,8 @@ async def _select_by_attention(services: Services, body: QueryBody, watch: Stopw
             vector = await services.engine.embed_query(body.query, ATTENTION)  # (d,)
         hits, as_text = await services.read(search, vector)
         found_ms = watch.elapsed_ms()
-        slots = await _slot_vectors(services, [hit.memory for hit in hits])
-        return _Candidates(hits, slots, as_text, found_ms)
+        seen = await _see(services, [hit.memory for hit in hits])
+        return _Candidates(hits, seen, as_text, found_ms)
 
     def search(vector: FloatArray) -> tuple[Sequence[Hit], bool]:
         as_text = _reads_text(services, body)
@@ -98,14 +99,14 @@ async def _select_by_attention(services: Services, body: QueryBody, watch: Stopw
         return hits, as_text
 
     # the engine reads the query while the store searches
-    found, query = await asyncio.gather(find(), services.engine.query_vectors(body.query))
+    found, query = await asyncio.gather(find(), services.engine.read_query(body.query))
     hits = found.hits
     info = services.engine_info()
     margin = info.score_margin if body.score_margin is None else body.score_margin
 
     def rank_and_load() -> Context:
         router = [hit.score for hit in hits]
-        scores = late_interaction(query, found.slots, router, info.router_weight)
+        scores = score_candidates(query, found.seen, router, info.router_weight)
         best = sorted(zip(scores, hits, strict=True), key=itemgetter(0), reverse=True)
         watch.stages_ms["rerank"] = watch.elapsed_ms() - found.at_ms
         ranked = [replace(hit, score=score) for score, hit in best[: body.top_k]]
@@ -118,16 +119,23 @@ def _num_candidates(services: Services, body: QueryBody) -> int:
     return max(body.top_k, services.settings.rerank_candidates)
 
 
-async def _slot_vectors(services: Services, memories: Sequence[Memory]) -> list[HalfArray]:
-    """C of (m, r). Only those not lately asked for are read and made."""
-    cache = services.slot_vectors
+async def _see(services: Services, memories: Sequence[Memory]) -> list[Candidate]:
+    """As the re-ranker sees them. Only those not lately asked for are read."""
+    cache = services.candidates
     known = cache.find(memories)
     unknown = [memory for memory in memories if memory.memory_id not in known]
+
+    def read() -> tuple[list[FloatArray], list[Words | None]]:
+        codes = services.store.load_codes(unknown)
+        texts = services.store.passage_texts(unknown)
+        return codes, [None if text is None else words_of(text) for text in texts]
+
     if unknown:
-        codes = await services.read(services.store.load_codes, unknown)
-        vectors = await services.engine.slot_vectors(codes)
-        cache.keep(unknown, vectors)
-        known |= {memory.memory_id: each for memory, each in zip(unknown, vectors, strict=True)}
+        codes, words = await services.read(read)
+        slots = await services.engine.slot_vectors(codes)
+        seen = [Candidate(*each) for each in zip(slots, words, strict=True)]
+        cache.keep(unknown, seen)
+        known |= {memory.memory_id: each for memory, each in zip(unknown, seen, strict=True)}
     return [known[memory.memory_id] for memory in memories]
 
 
@@ -177,8 +185,8 @@ def _load_codes(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
 
 def _load_texts(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
     texts = []
-    for hit in hits[:read]:
-        text = store.passage_text(hit.memory)
+    memories = [hit.memory for hit in hits[:read]]
+    for hit, text in zip(hits, store.passage_texts(memories), strict=False):
         if text is None:
             raise ApiError(
                 409,

@@ -20,9 +20,9 @@ from paramem.settings import Settings
 from server.call_threads import CallThreads
 from server.engine.generator import EngineInfo, EngineNotReadyError, Generator
 from server.errors import ApiError
-from server.late_interaction import SlotVectorCache
 from server.metrics import Metrics
 from server.quotas import Quotas
+from server.reranking import CandidateCache
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Services:
         self.engine = engine
         self.metrics = Metrics()
         self.quotas = Quotas()
-        self.slot_vectors = SlotVectorCache(settings.slot_vectors_mib << 20)
+        self.candidates = CandidateCache(settings.rerank_cache_mib << 20)
         self.draining = False
         self.engine_failure: str | None = None
         self.queries_in_flight = 0

@@ -27,6 +27,7 @@ from server.engine.generator import (
     GenerationChunk,
     GenerationRequest,
     PromptTooLongError,
+    QueryReading,
     SelectionUnavailableError,
 )
 
@@ -99,9 +100,9 @@ class DummyEngine:
             vector[0] = 1.0  # a query of punctuation only still needs unit norm
         return vector
 
-    async def query_vectors(self, query: str) -> FloatArray:
+    async def read_query(self, query: str) -> QueryReading:
         """One vector: the best slot decides, words that stand together count for more."""
-        return hash_words(query, self.info.spec.z_dim)[None]  # (1, d)
+        return QueryReading(hash_words(query, self.info.spec.z_dim)[None], {})  # (1, d)
 
     async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
         return [code.astype(np.float16) for code in codes]

@@ -6,7 +6,7 @@ Symbols: K = memories, m = slots, d = code dimension, T = query tokens, r = widt
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,6 +64,14 @@ class EngineInfo:
     score_margin: float | None = None  # of memories read after attention; None = all selected
     coarse_slots: int | None = None  # of memories after the best, unless a query says; None = all
     router_weight: float = 1.0  # of the router's score beside late interaction
+
+
+@dataclass(frozen=True, slots=True)
+class QueryReading:
+    """What a re-ranker sees of a query."""
+
+    vectors: FloatArray  # (T, r), of its tokens, their weights in them
+    words: Mapping[int, float]  # what each word counts, by hash (memory_model.shared_words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +138,8 @@ class Generator(Protocol):
         """
         ...
 
-    async def query_vectors(self, query: str) -> FloatArray:
-        """The query's side of late interaction. Returns: (T, r).
+    async def read_query(self, query: str) -> QueryReading:
+        """What candidates are ranked by.
 
         Raises: SelectionUnavailableError if ``info.selections`` lacks "attention",
             EngineNotReadyError
@@ -139,13 +147,13 @@ class Generator(Protocol):
         ...
 
     async def slot_vectors(self, codes: Sequence[FloatArray]) -> list[HalfArray]:
-        """The memories' side of it, the same for every query.
+        """What late interaction compares a query's vectors with, the same for every query.
 
         Args:
             codes: C of (m, d), at least one, all of one m.
 
         Returns: C of (m, r) float16.
-        Raises: as ``query_vectors``.
+        Raises: as ``read_query``.
         """
         ...
 

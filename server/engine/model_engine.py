@@ -19,6 +19,7 @@ from server.engine.generator import (
     EngineInfo,
     GenerationChunk,
     GenerationRequest,
+    QueryReading,
     SelectionUnavailableError,
 )
 from server.engine.keeper import Keeper
@@ -101,7 +102,7 @@ class ModelEngine:
             self._embedders[selection] = DynamicBatcher(self._helper, embed)
         return await self._embedders[selection](query)
 
-    async def query_vectors(self, query: str) -> FloatArray:
+    async def read_query(self, query: str) -> QueryReading:
         self._selecting(ATTENTION)
         return await self._query_reader(query)
 
@@ -123,8 +124,11 @@ class ModelEngine:
         """(B, d)"""
         return self._selecting(selection).embed_queries(queries, selection)
 
-    def _read_queries(self, queries: Sequence[str]) -> list[FloatArray]:
-        return self._selecting(ATTENTION).query_vectors(queries)
+    def _read_queries(self, queries: Sequence[str]) -> list[QueryReading]:
+        model = self._selecting(ATTENTION)
+        vectors = model.query_vectors(queries)
+        words = map(model.query_words, queries)
+        return [QueryReading(*each) for each in zip(vectors, words, strict=True)]
 
     def _selecting(self, selection: str) -> ReadingModel:
         model, _ = self._serving()

@@ -26,7 +26,7 @@ def ended(store: MemoryStore, *jobs: Job) -> bool:
 
 def stored_once(store: MemoryStore, document_id: str, text: str) -> bool:
     memories = store.document("default", document_id).memories
-    return [store.passage_text(memory) for memory in memories] == [text]
+    return store.passage_texts(memories) == [text]
 
 
 def test_a_job_whose_worker_was_killed_is_finished_by_another(

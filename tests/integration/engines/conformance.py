@@ -259,9 +259,9 @@ class GeneratorConformance:
                 with pytest.raises(SelectionUnavailableError, match="router"):
                     await engine.slot_vectors(codes)
                 with pytest.raises(SelectionUnavailableError, match="router"):
-                    await engine.query_vectors("two words")
+                    await engine.read_query("two words")
                 return
-            query = await engine.query_vectors("two words")  # (T, r)
+            query = (await engine.read_query("two words")).vectors  # (T, r)
             together = await engine.slot_vectors(codes)
             [alone] = await engine.slot_vectors(codes[1:2])
             assert [each.dtype for each in together] == [np.float16] * 3
@@ -283,10 +283,11 @@ class GeneratorConformance:
                 np.testing.assert_allclose(await asyncio.gather(*crowd), alone, atol=1e-4)
             if ATTENTION not in engine.info.selections:
                 return
-            vectors = [await engine.query_vectors(query) for query in queries]
-            together = await asyncio.gather(*(engine.query_vectors(query) for query in queries))
-            for each, expected in zip(together, vectors, strict=True):
-                np.testing.assert_allclose(each, expected, atol=1e-4)
+            readings = [await engine.read_query(query) for query in queries]
+            together = await asyncio.gather(*(engine.read_query(query) for query in queries))
+            for each, expected in zip(together, readings, strict=True):
+                np.testing.assert_allclose(each.vectors, expected.vectors, atol=1e-4)
+                assert each.words == expected.words
 
         self.run(engine, scenario)
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from memory_model.hashing import hash_words
+from memory_model.shared_words import words_of
 from server.engine.generator import GenerationChunk, GenerationRequest, Generator
 
 SLOTS, Z_DIM = 4, 8
@@ -43,6 +44,9 @@ class TinyReadingModel:
 
     def query_vectors(self, queries: Sequence[str]) -> list[np.ndarray]:
         return [hash_words(query, Z_DIM)[None] for query in queries]
+
+    def query_words(self, query: str) -> dict[int, float]:
+        return {int(word): 0.1 for word in words_of(query)}
 
     def slot_vectors(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [code.astype(np.float16) for code in codes]

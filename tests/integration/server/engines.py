@@ -7,9 +7,10 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from memory_model.shared_words import words_of
 from paramem.settings import Settings
 from server.engine.dummy import DummyEngine
-from server.engine.generator import EngineInfo, GenerationChunk, GenerationRequest
+from server.engine.generator import EngineInfo, GenerationChunk, GenerationRequest, QueryReading
 
 
 class GatedEngine(DummyEngine):
@@ -44,6 +45,16 @@ class RerankingEngine(DummyEngine):
     @property
     def info(self) -> EngineInfo:
         return replace(super().info, selections=("attention", "router", "cosine"))
+
+
+class WordEngine(DummyEngine):
+    """Ranks by one word more than by anything else."""
+
+    word = "skye"
+
+    async def read_query(self, query: str) -> QueryReading:
+        reading = await super().read_query(query)
+        return replace(reading, words={int(words_of(self.word)[0]): 10.0})
 
 
 class MarginEngine(DummyEngine):

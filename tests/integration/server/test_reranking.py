@@ -9,7 +9,9 @@ from fastapi.testclient import TestClient
 
 from memory_store.records import FloatArray, Memory
 from memory_store.store import MemoryStore
+from paramem.settings import Settings
 from tests.integration.server.conftest import MakeClient, samples, write
+from tests.integration.server.engines import WordEngine
 from tests.integration.server.hash_worker import HashWorker, work_all
 from tests.integration.server.questions import ask
 
@@ -39,6 +41,21 @@ def test_attention_looks_at_more_candidates_than_it_returns(stocked: TestClient)
     assert "rerank" in answer["timings_ms"]
 
 
+def test_words_that_the_kept_text_shares_with_the_query_count(
+    make_client: MakeClient, worker: HashWorker, settings: Settings
+) -> None:
+    client = make_client(generator=WordEngine(settings))
+    write(client, "Ferry, ferry, ferry.", id="like the query")
+    write(client, "Seals sleep on Skye.", id="shares the word")
+    write(client, "Gulls sleep on Skye.", id="text not kept", keep_text=False)
+    answer = ask(client, "ferry", selection="attention")
+    order = [memory["document_id"] for memory in answer["memories"]]
+    assert order[0] == "shares the word"
+    scores = [memory["score"] for memory in answer["memories"]]
+    assert scores[0] > 9
+    assert 4 < scores[order.index("text not kept")] < 7  # the mean of the two others
+
+
 def test_an_empty_collection_is_asked_like_any_other(client: TestClient) -> None:
     answer = ask(client, selection="attention")
     assert answer["memories"] == []
@@ -50,7 +67,7 @@ def test_of_candidates_known_from_the_last_query_only_the_read_ones_are_loaded(
     make_client: MakeClient, stocked: TestClient, monkeypatch: pytest.MonkeyPatch, kept_mib: int
 ) -> None:
     del stocked  # what it wrote is in the home that both share
-    client = make_client(slot_vectors_mib=kept_mib)
+    client = make_client(rerank_cache_mib=kept_mib)
     loaded: list[int] = []
     load_codes = MemoryStore.load_codes
 
@@ -65,8 +82,8 @@ def test_of_candidates_known_from_the_last_query_only_the_read_ones_are_loaded(
     assert first["answer"] == second["answer"]
     assert loaded == ([2, 1, 1] if kept_mib else [2, 1, 2, 1])
     found = samples(client)
-    assert found["paramem_slot_vector_hits_total"] == (2 if kept_mib else 0)
-    assert found["paramem_slot_vector_misses_total"] == (2 if kept_mib else 4)
+    assert found["paramem_rerank_cache_hits_total"] == (2 if kept_mib else 0)
+    assert found["paramem_rerank_cache_misses_total"] == (2 if kept_mib else 4)
 
 
 def test_a_replaced_document_is_re_ranked_by_what_it_says_now(

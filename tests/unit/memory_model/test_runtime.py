@@ -13,7 +13,8 @@ from memory_model.bundle import Bundle, save_bundle
 from memory_model.errors import BundleError
 from memory_model.runtime import ReadingModel, open_bundle
 from paramem.settings import ReaderKind, Settings
-from server.late_interaction import late_interaction
+from server.engine.generator import QueryReading
+from server.reranking import Candidate, score_candidates
 
 
 @pytest.fixture
@@ -116,10 +117,11 @@ def test_queries_in_a_batch_are_selected_for_as_if_alone(reading_model: ReadingM
 def test_query_and_slot_vectors_score_as_the_reranker_does(reading_model: ReadingModel) -> None:
     codes = list(np.random.default_rng(0).standard_normal((3, 4, 32), np.float32))
     router = [0.3, 0.2, 0.1]
-    slots = reading_model.slot_vectors(codes)
+    candidates = [Candidate(slots, None) for slots in reading_model.slot_vectors(codes)]
     bundle = reading_model.bundle
     for query, vectors in zip(QUERIES, reading_model.query_vectors(QUERIES), strict=True):
-        scores = late_interaction(vectors, slots, router, reading_model.router_weight)
+        reading = QueryReading(vectors, {})
+        scores = score_candidates(reading, candidates, router, reading_model.router_weight)
         with torch.no_grad():
             tokens = bundle.compressor.compress_tokens([bundle.base.tokenize(query)])[0]
             expected = bundle.selector.reranker(

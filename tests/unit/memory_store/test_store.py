@@ -52,7 +52,7 @@ def test_a_written_document_is_selected_and_its_codes_load(store: MemoryStore) -
     assert codes.dtype == np.float32
     assert codes.shape == (2, 8)
     np.testing.assert_allclose(codes, passage("more words", salt=Tier.FAST).codes, rtol=2**-8)
-    assert store.passage_text(hits[0].memory) == "more words"
+    assert store.passage_texts([hits[0].memory]) == ["more words"]
 
 
 def test_memories_of_several_formats_load_together_in_order(store: MemoryStore) -> None:
@@ -103,7 +103,7 @@ def test_a_replaced_document_answers_from_its_new_text(store: MemoryStore) -> No
     write(store, "new words!", "d1", mode=WriteMode.FAST, title="new")
     (hit,) = store.select("default", key_of("old words."), 5)
     assert (hit.memory.version, hit.title) == (2, "new")
-    assert store.passage_text(hit.memory) == "new words!"
+    assert store.passage_texts([hit.memory]) == ["new words!"]
     assert store.document_text("default", "d1") == "new words!"
 
 
@@ -113,7 +113,7 @@ def test_the_old_memories_answer_until_the_new_ones_are_there(store: MemoryStore
     document = store.document("default", "d1")
     assert (document.version, [m.version for m in document.memories]) == (2, [1])
     (hit,) = store.select("default", key_of("old words."), 5)
-    assert (hit.title, store.passage_text(hit.memory)) == ("old", "old words.")
+    assert (hit.title, store.passage_texts([hit.memory])) == ("old", ["old words."])
     assert store.collection("default").documents == 1
 
 

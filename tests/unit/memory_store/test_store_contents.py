@@ -43,7 +43,7 @@ def test_text_that_is_not_kept_lives_only_as_long_as_its_jobs(store: MemoryStore
     document = store.document("default", "d1")
     assert not document.has_text
     assert store.document_text("default", "d1") is None
-    assert store.passage_text(document.memories[0]) is None
+    assert store.passage_texts([document.memories[0]]) == [None]
     work(store)
     assert store.stats().text_bytes == 0
     assert store.document("default", "d1").memories[0].tier is Tier.FIT

@@ -49,7 +49,7 @@ def test_documents_become_memories_batch_by_batch(
     assert {status(store, job) for job in jobs} == {JobStatus.SUCCEEDED}
     (memory,) = store.document("default", "d7").memories
     assert memory.tier is Tier.FAST
-    assert store.passage_text(memory) == "text number 7"
+    assert store.passage_texts([memory]) == ["text number 7"]
     assert store.jobs.get(jobs[7].job_id).result == {
         "passages": 1,
         "tokens": 3,

@@ -45,7 +45,7 @@ def test_a_document_deleted_or_replaced_meanwhile_leaves_its_job_cancelled(
     assert status(store, kept) is JobStatus.SUCCEEDED
     assert worker.run_once()
     (memory,) = store.document("default", "b").memories
-    assert store.passage_text(memory) == "two, again"
+    assert store.passage_texts([memory]) == ["two, again"]
 
 
 def test_a_document_gone_before_it_is_read_is_cancelled_quietly(
