@@ -7,9 +7,9 @@ spelt. So the re-ranker's score gets, beside late interaction,
 
 where i(w) is what the word tells beyond the commonest, in nats: -log of how often its tokens came
 in the training texts, which the bundle keeps (the idea of inverse document frequency, Spärck Jones
-1972, without a corpus to count in). Words are in lower case and cut to five letters, a stemmer that
-needs no language. Weight, cut and letters were chosen on held-out documents of squad-train
-(experiments/LOG.md).
+1972, without a corpus to count in). Words are in lower case and cut to five letters, which stems
+without knowing the language; of one that is written without spaces few are shared. Weight, cut and
+letters were chosen on held-out documents of squad-train (experiments/LOG.md).
 """
 
 from __future__ import annotations
