@@ -65,19 +65,18 @@ def count_shared(
 ) -> npt.NDArray[np.float32]:
     """What the words of a query count that each passage has. None: its text was not kept, so that
     it is taken for an average one of them. Returns: (C,)"""
-    known = [passage for passage in passages if passage is not None]
-    if not words or not known:
+    kept = np.array([passage is not None for passage in passages], bool)  # (C,)
+    if not words or not kept.any():
         return np.zeros(len(passages), np.float32)
     keys, weights = np.array(sorted(words.items())).T  # (W,) twice; float64 holds 32 bits
+    known = [passage for passage in passages if passage is not None]
     said = np.concatenate(known)  # all words of the C
+    owners = np.repeat(np.flatnonzero(kept), [len(passage) for passage in known])
     place = np.searchsorted(keys, said).clip(max=len(keys) - 1)
     worth = np.where(keys[place] == said, weights[place], 0.0)
-    owners = np.repeat(np.arange(len(known)), [len(passage) for passage in known])
-    counted = np.bincount(owners, worth, minlength=len(known))
-    shared = iter(counted)
-    mean = counted.mean()
-    found = [mean if passage is None else next(shared) for passage in passages]
-    return np.array(found, np.float32)
+    counted = np.bincount(owners, worth, minlength=len(passages))  # (C,)
+    counted[~kept] = counted[kept].mean()
+    return counted.astype(np.float32)
 
 
 def _hashed(word: str) -> int:

@@ -82,7 +82,7 @@ async def select(services: Services, body: QueryBody, selection: str, watch: Sto
 
 
 async def _select_by_attention(services: Services, body: QueryBody, watch: Stopwatch) -> Context:
-    """The best of the router's candidates, by all of their slots."""
+    """The best of the router's candidates, by all of their slots and the words of their texts."""
 
     async def find() -> _Candidates:
         with watch.stage("embed"):
@@ -186,12 +186,12 @@ def _load_codes(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
 def _load_texts(store: MemoryStore, hits: Sequence[Hit], read: int) -> Context:
     texts = []
     memories = [hit.memory for hit in hits[:read]]
-    for hit, text in zip(hits, store.passage_texts(memories), strict=False):
+    for memory, text in zip(memories, store.passage_texts(memories), strict=True):
         if text is None:
             raise ApiError(
                 409,
                 "text_not_kept",
-                f"the text of document {hit.memory.document_id} was not kept (keep_text=false): "
+                f"the text of document {memory.document_id} was not kept (keep_text=false): "
                 'ask with context "memory", or write it again with its text kept',
                 param="context",
             )
