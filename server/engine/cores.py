@@ -1,29 +1,109 @@
-"""Who computes with how many cores: the engine's thread with all of them, its helper with one.
+"""Who computes with how many cores: the engine's thread with all, less those that others took.
 
 GNU OpenMP, which torch computes with, gives every thread that computes in parallel a team of its
-own. As soon as the teams have more members than there are cores, members sleep between two
-operators instead of spinning for the next. A forward of a small LLM is a thousand operators: it
-took 1.4 times as long on two cores once a second thread had computed with both
-(experiments/LOG.md). A team ends with its thread, so one that only loads may have one.
+own, whose members meet after every operator. A member that has lost its core to another thread
+keeps the rest waiting until the scheduler lets it go on, milliseconds later: beside one busy
+thread a forward on two cores took seven times as long as alone, where one core for each of them
+takes twice as long (experiments/LOG.md). So there are no more members than cores. Who computes
+beside the engine has a team of one and takes a core for it, without which the engine goes on from
+its next layer; between two forwards, where operators are small, the engine needs one core only.
+A team ends with its thread, so one that only loads may have one.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from memory_model.base import chosen_device
 from paramem.settings import EngineKind, Settings
 
+P = ParamSpec("P")
+T = TypeVar("T")
+PATIENCE_S = 0.005
+"""For a core to be given up. A layer of the default model takes a millisecond; of a model that asks
+between its layers only where it is packed, no thread waits for a whole forward."""
+
+
+class Cores:
+    """Of one process, and of the thread of its engine that computes last, if there are several."""
+
+    def __init__(self) -> None:
+        self._number = 0  # that the engine has in all; 0 = it is not computing
+        self._taken = 0  # by other threads
+        self._given_up = 0  # without which the engine computes
+        self._changed = threading.Condition()  # guards all of them
+
+    @contextmanager
+    def computing(self, number: int) -> Iterator[None]:
+        """In the engine's thread: it computes with ``number`` cores, less those that are taken."""
+        with self._changed:
+            self._number = number
+            self._adapt()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._number = 0
+                self._changed.notify_all()
+            torch.set_num_threads(1)
+
+    def give_way(self) -> None:
+        """In the engine's thread, in every layer. Costs nothing as long as nothing has changed."""
+        if self._taken != self._given_up:
+            with self._changed:
+                if self._number:
+                    self._adapt()
+
+    @contextmanager
+    def one_taken(self) -> Iterator[None]:
+        """In a thread that computes beside the engine, with one core."""
+        with self._changed:
+            self._taken += 1
+            self._changed.wait_for(self._is_free, PATIENCE_S)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= 1
+
+    def _adapt(self) -> None:
+        self._given_up = self._taken
+        torch.set_num_threads(max(1, self._number - self._given_up))
+        self._changed.notify_all()
+
+    def _is_free(self) -> bool:
+        return not self._number or self._given_up >= self._taken
+
+
+CORES = Cores()
+"""One for the process, as what it shares out is."""
+
+
+class _Helper(ThreadPoolExecutor):
+    """One thread, which takes a core for each of its calls."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(1, name, initializer=use_cores, initargs=(1,))
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        def call() -> T:
+            with CORES.one_taken():
+                return fn(*args, **kwargs)
+
+        return super().submit(call)
+
 
 def helper_thread(settings: Settings, name: str) -> ThreadPoolExecutor:
     """A thread for what comes before generating. It has one core, unless the LLM computes on other
     ones: in a process of its own, or on an accelerator."""
     shares = settings.engine is not EngineKind.VLLM and chosen_device(settings.device) == "cpu"
-    if shares:
-        return ThreadPoolExecutor(1, name, initializer=use_cores, initargs=(1,))
-    return ThreadPoolExecutor(1, name)
+    return _Helper(name) if shares else ThreadPoolExecutor(1, name)
 
 
 def use_cores(number: int) -> None:

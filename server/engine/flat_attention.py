@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from server.engine.cores import CORES
 from server.engine.kv_cache import LaneLayer
 
 CALL = 150
@@ -72,6 +73,7 @@ class FlatAttention:
         self, number: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
         """Queries (1, q, S, e), keys and values (1, k, S, e) of layer ``number`` -> (1, S, q, e)"""
+        CORES.give_way()
         layer = self._layers[number]
         attended = []
         if self._rows:

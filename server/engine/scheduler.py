@@ -20,7 +20,7 @@ from memory_model.device_loss import is_lost
 from server.engine.answer import Answer, send
 from server.engine.batch import Batch
 from server.engine.core import died
-from server.engine.cores import use_cores
+from server.engine.cores import CORES, use_cores
 from server.engine.detokenizer import Detokenizer
 from server.engine.generator import (
     EngineError,
@@ -164,13 +164,15 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._leave()
-        if newcomers := self._next_in_line():
-            self._prefill(newcomers)
-            if self._batch.mixes:
-                return
-            self._leave()
-        if self._running:
-            self._decode()
+        newcomers = self._next_in_line()
+        with CORES.computing(self._num_threads):
+            if newcomers:
+                self._prefill(newcomers)
+                if self._batch.mixes:
+                    return
+                self._leave()
+            if self._running:
+                self._decode()
 
     def _leave(self) -> None:
         stay = [row for row, answer in enumerate(self._running) if not answer.gone]

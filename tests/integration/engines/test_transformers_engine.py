@@ -12,6 +12,7 @@ import torch
 
 from paramem.settings import Settings
 from server.engine.batch import Batch
+from server.engine.cores import CORES
 from server.engine.generator import (
     EngineError,
     EngineNotReadyError,
@@ -63,6 +64,29 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown(model: TinyReadingModel) 
         assert last.completion_tokens == until + 1
 
     with_engine(model, body)
+
+
+def test_a_forward_has_all_cores_but_those_that_selecting_has_taken(
+    model: TinyReadingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    join = Batch.join
+
+    def counting(batch: Batch, *given: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return join(batch, *given)
+
+    monkeypatch.setattr(Batch, "join", counting)
+
+    async def body(engine: TransformersEngine) -> None:
+        seen.clear()
+        await answer(engine, request(1, max_new_tokens=1))
+        with CORES.one_taken():  # as the helper does
+            await answer(engine, request(1, max_new_tokens=1))
+        await answer(engine, request(1, max_new_tokens=1))
+        assert seen == [3, 2, 3]
+
+    with_engine(model, body, num_threads=3)
 
 
 def test_a_client_that_leaves_frees_its_row_and_disturbs_nobody(

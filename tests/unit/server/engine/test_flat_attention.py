@@ -158,3 +158,17 @@ def test_no_dealing_is_cheaper(columns: list[int]) -> None:
         for cuts in combinations(range(1, lanes), number)
     )
     assert cost_of(runs_of(columns)) == min(map(cost_of, dealings))
+
+
+def test_every_layer_gives_way_to_who_wants_a_core(
+    lm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = 0
+
+    def give_way() -> None:
+        nonlocal layers
+        layers += 1
+
+    monkeypatch.setattr(flat_attention.CORES, "give_way", give_way)
+    Rows(lm).extend([7])
+    assert layers == lm.config.num_hidden_layers
