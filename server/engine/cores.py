@@ -26,8 +26,8 @@ from paramem.settings import EngineKind, Settings
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE_S = 0.005
-"""For a core to be given up. A layer of the default model takes a millisecond; of a model that asks
-between its layers only where it is packed, no thread waits for a whole forward."""
+"""For a core to be given up: a layer of the default model takes a millisecond. A model that is not
+packed gives way between two forwards only, and nobody waits for a whole one."""
 
 
 class Cores:
