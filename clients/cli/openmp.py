@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-SPINS = "5000"  # tenths of a millisecond: longer than between two operators
+SPINS = "5000"  # a tenth of a millisecond: longer than between two operators
 
 
 def sleep_while_waiting() -> None:
