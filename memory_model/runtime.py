@@ -207,6 +207,10 @@ class ReadingModel:
             return self._reader.memory_prompt(query, memories)
         return self._reader.text_prompt(query or "", texts)
 
+    def prefix_embeds(self) -> torch.Tensor:
+        """What every prompt begins with that is given something to read. (P, h)"""
+        return self._reader.embed(self._reader.prefix_tokens)
+
     def pack(self, *, may_round: bool) -> None:
         """Keep weights for fast forwards: the LLM's, and those that select. They cannot be saved
         afterwards.

@@ -24,6 +24,7 @@ from memory_model.packed_llama import PackedLlama
 from memory_model.recording import Recording, graph_pool, power_of_two
 from server.engine import kv_cache
 from server.engine.attention_mask import decode_mask, sliding_window
+from server.engine.cached_prefix import CachedPrefix
 from server.engine.flat_attention import FlatAttention
 
 FEWEST_COLUMNS = 128
@@ -39,18 +40,25 @@ class Batch:
     """
 
     def __init__(
-        self, lm: PreTrainedModel, *, recorded: bool = False, most_positions: int = sys.maxsize
+        self,
+        lm: PreTrainedModel,
+        *,
+        recorded: bool = False,
+        most_positions: int = sys.maxsize,
+        prefix: CachedPrefix | None = None,
     ) -> None:
         """
         Args:
             recorded: steps, and prefills of one short prompt, are recorded for a few sizes and
                 replayed; a step then computes a power of two of rows and of columns.
             most_positions: of the cache, while rows join that fit (:meth:`fits`).
+            prefix: is not computed where a prompt begins with it; of a batch that mixes.
         """
         self._lm = lm
         self._config = lm.config.get_text_config()
         self._recorded = recorded
         self._most_positions = most_positions
+        self._prefix = prefix
         # rows of one length need a mask for a window; and with one transformers lets query heads
         # that share keys look at them together, where what torch does without one takes six times
         # as long: in bf16 on a CPU (LOG.md)
@@ -172,14 +180,23 @@ class Batch:
         by_lane = sorted(range(len(tokens)), key=self._lanes.__getitem__)
         filled = [self._lengths[row] for row in by_lane]
         given = torch.tensor([tokens[row] for row in by_lane], dtype=torch.long)
-        embeds = torch.cat([self._lm.get_input_embeddings()(given), *prompts])  # (S, h)
-        positions = [*filled, *chain.from_iterable(map(range, lengths))]
-        ends = accumulate([1] * len(filled) + lengths)
+        known = [self._prefix.length_in(prompt) if self._prefix else 0 for prompt in prompts]
+        computed = [length - first for length, first in zip(lengths, known, strict=True)]
+        rest = [prompt[first:] for prompt, first in zip(prompts, known, strict=True)]
+        embeds = torch.cat([self._lm.get_input_embeddings()(given), *rest])  # (S, h)
+        positions = [*filled, *chain.from_iterable(map(range, known, lengths))]
+        ends = accumulate([1] * len(filled) + computed)
         try:
             logits: torch.Tensor = self._lm(
                 inputs_embeds=embeds[None],
                 position_ids=torch.tensor([positions]),
-                attend=FlatAttention(cache.layers, filled, lengths, present),
+                attend=FlatAttention(
+                    cache.layers,
+                    filled,
+                    computed,
+                    present,
+                    [self._prefix if first else None for first in known],
+                ),
                 logits_to_keep=torch.tensor(list(ends)) - 1,
             ).logits[0]
         except Exception:

@@ -13,12 +13,13 @@ of the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from server.engine.cached_prefix import CachedPrefix, attend_causally
 from server.engine.cores import CORES
 from server.engine.kv_cache import LaneLayer
 
@@ -43,20 +44,21 @@ class FlatAttention:
         lengths: Sequence[int],
         prompts: Sequence[int],
         first_lane: int,
+        prefixes: Sequence[CachedPrefix | None],
     ) -> None:
         """
         Args:
             layers: of the cache, with room for all.
             lengths: (R,) columns that are filled in lanes 0 … R - 1; none if no row goes on.
-            prompts: (N,) positions of each.
+            prompts: (N,) positions of each that are computed.
             first_lane: of the prompts, which take one each.
+            prefixes: (N,) what is in front of them without being computed.
         """
         self._layers = layers
         self._rows = len(lengths)
         ends = accumulate(prompts, initial=self._rows)
-        self._prompts = [
-            (lane, slice(*bounds)) for lane, bounds in enumerate(pairwise(ends), first_lane)
-        ]
+        parts = [slice(*bounds) for bounds in pairwise(ends)]
+        self._prompts = list(zip(count(first_lane), parts, prefixes, strict=False))
         self._runs: list[tuple[Run, torch.Tensor | None]] = []
         if lengths:
             ragged = min(lengths) < max(lengths)
@@ -78,13 +80,12 @@ class FlatAttention:
         attended = []
         if self._rows:
             attended += self._decode(layer, queries, keys, values)
-        for lane, part in self._prompts:
-            new = keys[:, :, part], values[:, :, part]  # (1, k, T, e)
-            layer.fill(lane, *new)
-            prompt = scaled_dot_product_attention(
-                queries[:, :, part], *new, is_causal=True, enable_gqa=True
-            )  # (1, q, T, e)
-            attended.append(prompt[0].transpose(0, 1))
+        for lane, part, prefix in self._prompts:
+            seen = keys[:, :, part], values[:, :, part]  # (1, k, T, e)
+            if prefix is not None:
+                seen = prefix.before(number, *seen)  # (1, k, P + T, e)
+            layer.fill(lane, *seen)
+            attended.append(attend_causally(queries[:, :, part], *seen)[0])  # (T, q, e)
         return torch.cat(attended)[None]
 
     def _decode(

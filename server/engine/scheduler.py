@@ -19,6 +19,7 @@ import torch
 from memory_model.device_loss import is_lost
 from server.engine.answer import Answer, send
 from server.engine.batch import Batch
+from server.engine.cached_prefix import cached_prefix
 from server.engine.core import died
 from server.engine.cores import CORES, use_cores
 from server.engine.detokenizer import Detokenizer
@@ -65,7 +66,13 @@ class Scheduler:
         self._num_threads = num_threads
         self._max_batch_size = max_batch_size
         self._prefill_positions = prefill_positions(model.device)
-        self._new_batch = partial(Batch, model.lm, recorded=recorded, most_positions=most_positions)
+        self._new_batch = partial(
+            Batch,
+            model.lm,
+            recorded=recorded,
+            most_positions=most_positions,
+            prefix=cached_prefix(model),
+        )
         self._batch = self._new_batch()
         if recorded:
             with torch.inference_mode():

@@ -15,6 +15,7 @@ from memory_model.shared_words import words_of
 from server.engine.generator import GenerationChunk, GenerationRequest, Generator
 
 SLOTS, Z_DIM = 4, 8
+PREFIX = [3, 17, 5]
 
 
 class TinyReadingModel:
@@ -56,7 +57,10 @@ class TinyReadingModel:
     ) -> torch.Tensor:
         memories = [torch.from_numpy(code) @ self._expand for code in codes]
         tokens = self.tokenizer("".join([*texts, query or ">"]), return_tensors="pt").input_ids[0]
-        return torch.cat([*memories, self.embed_tokens(tokens)])  # (T, h)
+        return torch.cat([self.prefix_embeds(), *memories, self.embed_tokens(tokens)])  # (T, h)
+
+    def prefix_embeds(self) -> torch.Tensor:
+        return self.embed_tokens(torch.tensor(PREFIX))
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         return self.lm.get_input_embeddings()(token_ids)

@@ -98,18 +98,18 @@ def test_a_prompt_that_fails_leaves_the_rows_beside_it_as_they_were(
 ) -> None:
     rows = Rows(lm)
     rows.extend([6, 4])
-    attention = flat_attention.scaled_dot_product_attention
+    attend = flat_attention.attend_causally
     calls = 0
 
-    def fails_in_the_second_layer(*given: torch.Tensor, **named: bool) -> torch.Tensor:
+    def fails_in_the_second_layer(*given: torch.Tensor) -> torch.Tensor:
         nonlocal calls
-        calls += named.get("is_causal", False)
+        calls += 1
         if calls == 2:
             raise torch.OutOfMemoryError
-        return attention(*given, **named)
+        return attend(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(flat_attention, "scaled_dot_product_attention", fails_in_the_second_layer)
+        patched.setattr(flat_attention, "attend_causally", fails_in_the_second_layer)
         with pytest.raises(torch.OutOfMemoryError):
             rows.batch.join([torch.full((30, HIDDEN), torch.nan)], [5, 6])
     rows.extend([])
