@@ -1,7 +1,8 @@
 """Keys and values of what every prompt begins with, computed once.
 
 The template's first tokens are the same in every prompt, and causal attention makes nothing of them
-depend on what follows: of a prompt of a hundred positions a sixth need not be computed.
+depend on what follows: of a prompt of a hundred positions a sixth need not be computed. A shared
+prefix, as in Kwon et al. 2023 (arXiv 2309.06180, section 4.4).
 
 Symbols: P = positions of the prefix, T = of a prompt, h = hidden size, q, k = query heads, key
 heads, e = a head's size.

@@ -6,8 +6,8 @@ Nothing is padded but in runs: neighbouring lanes of like length are one call, o
 own, since a call costs no more than looking at a few columns in vain (experiments/LOG.md).
 
 Symbols: R = running rows, by lane; N = prompts; S = all positions that are computed, first a token
-of each running row, then the prompts; q, k = query heads, key heads; e = a head's size; C = columns
-of the cache.
+of each running row, then the prompts; T = those of a prompt, P = of the prefix before it; q, k =
+query heads, key heads; e = a head's size; C = columns of the cache.
 """
 
 from __future__ import annotations
