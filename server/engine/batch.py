@@ -83,7 +83,7 @@ class Batch:
         return rows == 1 or math.prod(_room_for(rows, columns)) <= self._most_positions
 
     def prefilled(self, lengths: Sequence[int]) -> int:
-        """Positions that are computed for prompts of these lengths together."""
+        """Positions that are computed for prompts of these lengths together, a known prefix too."""
         return sum(lengths) if self.mixes else max(lengths) * len(lengths)
 
     def record(self, rows: int) -> None:

@@ -13,7 +13,7 @@ query heads, key heads; e = a head's size; C = columns of the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class FlatAttention:
         self._rows = len(lengths)
         ends = accumulate(prompts, initial=self._rows)
         parts = [slice(*bounds) for bounds in pairwise(ends)]
-        self._prompts = list(zip(count(first_lane), parts, prefixes, strict=False))
+        self._prompts = list(enumerate(zip(parts, prefixes, strict=True), first_lane))
         self._runs: list[tuple[Run, torch.Tensor | None]] = []
         if lengths:
             ragged = min(lengths) < max(lengths)
@@ -80,7 +80,7 @@ class FlatAttention:
         attended = []
         if self._rows:
             attended += self._decode(layer, queries, keys, values)
-        for lane, part, prefix in self._prompts:
+        for lane, (part, prefix) in self._prompts:
             seen = keys[:, :, part], values[:, :, part]  # (1, k, T, e)
             if prefix is not None:
                 seen = prefix.before(number, *seen)  # (1, k, P + T, e)

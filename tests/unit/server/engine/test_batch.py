@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
 )
 
-from memory_model.packed_llama import pack_model
 from memory_model.recording import Recording
 from server.engine.batch import Batch
 from server.engine.kv_cache import LaneLayer
+from tests.unit.server.engine.tiny_lm import full_lm, packed_lm
 
 VOCABULARY, HIDDEN = 200, 64
 STEPS = 70  # more than the room a layer allocates ahead
@@ -31,10 +30,6 @@ STEPS = 70  # more than the room a layer allocates ahead
 def _inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-def full_lm(tiny_model: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
 
 
 def sliding_lm(tiny_model: Path) -> PreTrainedModel:
@@ -50,11 +45,6 @@ def sliding_lm(tiny_model: Path) -> PreTrainedModel:
         sliding_window=8,
     )
     return MistralForCausalLM(config).eval()
-
-
-def packed_lm(tiny_model: Path) -> PreTrainedModel:
-    """Computes prompts and rows side by side: where it can be had, on an x86 CPU."""
-    return pack_model(full_lm(tiny_model), may_round=True)
 
 
 @pytest.fixture(scope="module", params=[full_lm, sliding_lm, packed_lm])

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from memory_model.packed_llama import pack_model
 from memory_model.runtime import ReadingModel
 from server.engine.batch import Batch
 from server.engine.cached_prefix import CachedPrefix, cached_prefix
+from tests.unit.server.engine.tiny_lm import full_lm, packed_lm
 
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
@@ -28,13 +28,9 @@ def _inference() -> Iterator[None]:
         yield
 
 
-def plain_lm(tiny_model: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-
-
 @pytest.fixture(scope="module")
 def lm(tiny_model: Path) -> PreTrainedModel:
-    return pack_model(plain_lm(tiny_model), may_round=True)
+    return packed_lm(tiny_model)
 
 
 @pytest.fixture
@@ -115,7 +111,7 @@ def cached(lm: PreTrainedModel, embeds: torch.Tensor) -> CachedPrefix | None:
 def test_a_model_that_is_not_packed_has_none_nor_one_whose_prompts_begin_with_nothing(
     lm: PreTrainedModel, tiny_model: Path
 ) -> None:
-    assert cached(plain_lm(tiny_model), random(3, 0)) is None
+    assert cached(full_lm(tiny_model), random(3, 0)) is None
     assert cached(lm, random(0, 0)) is None
     known = cached(lm, random(3, 0))
     assert known is not None

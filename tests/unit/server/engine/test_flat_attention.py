@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from memory_model.packed_llama import pack_model
 from server.engine import flat_attention
 from server.engine.batch import FEWEST_COLUMNS, Batch
 from server.engine.flat_attention import CALL, Run, runs_of
+from tests.unit.server.engine.tiny_lm import packed_lm
 
 pytestmark = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
@@ -32,8 +32,7 @@ def _inference() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def lm(tiny_model: Path) -> PreTrainedModel:
-    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    return pack_model(plain, may_round=True)
+    return packed_lm(tiny_model)
 
 
 class Rows:
