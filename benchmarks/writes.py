@@ -34,6 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings().model_copy(update={"fit_steps": arguments.fit_steps})
     bundle = load_bundle(arguments.bundle, open_base(settings, arguments.model))
+    for encoder in bundle.encoders:
+        encoder.pack(may_round=settings.may_round_weights)
     found = load_set(arguments.data, arguments.set_name).documents[: arguments.documents]
     documents = [SourceDocument(document.id, document.text) for document in found]
     config, base = bundle.config, bundle.base

@@ -31,7 +31,7 @@ from torch import nn
 
 from memory_model.base import BaseModel
 from memory_model.compressor import Compressor
-from memory_model.encoder import first_layers
+from memory_model.encoder import Encoder, first_layers
 from memory_model.errors import BundleError, BundleMismatchError
 from memory_model.expander import Expander
 from memory_model.quantiser import Quantiser
@@ -113,6 +113,11 @@ class Bundle:
     @property
     def heads(self) -> Heads:
         return Heads(compressor=self.compressor, expander=self.expander, selector=self.selector)
+
+    @property
+    def encoders(self) -> tuple[Encoder, Encoder]:
+        """What codes and what keys are made with."""
+        return self.compressor.encoder, self.selector.encoder
 
     @property
     def fingerprint(self) -> str:

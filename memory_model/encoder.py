@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from memory_model.base import BaseModel
+from memory_model.packed_llama import pack_model
 from memory_model.recording import ReadingRecordings
 
 
@@ -50,6 +51,14 @@ class Encoder:
         embedded = self.trunk.get_input_embeddings()(ids)  # (B, L, h)
         states = (self._recordings or self._states)(embedded, mask)
         return Reading(ids, embedded.float(), states[:, : ids.shape[1]].float(), mask)
+
+    def pack(self, *, may_round: bool) -> None:
+        """Keep the layers' weights for fast forwards on a CPU. They get no gradients and cannot be
+        saved afterwards.
+
+        ``may_round``: float32 to float16.
+        """
+        self.trunk = pack_model(self.trunk, may_round=may_round)
 
     @torch.inference_mode()
     def record(self, most_rows: int) -> None:

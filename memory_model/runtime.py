@@ -139,7 +139,6 @@ class ReadingModel:
         self.dtype = bundle.base.dtype
         self.stop_token_ids = _stop_token_ids(bundle.base.lm, bundle.base.tokenizer)
         self.selections = bundle.selections
-        self._encoders = (bundle.compressor.encoder, bundle.selector.encoder)
         self.score_margin = bundle.config.score_margin
         self.coarse_slots = bundle.config.coarse_slots
         self._information = bundle.compressor.token_information.cpu().numpy()
@@ -218,14 +217,18 @@ class ReadingModel:
         ``may_round``: float32 to float16.
         """
         pack_model(self.lm, may_round=may_round)
-        for encoder in self._encoders:
-            encoder.trunk = pack_model(encoder.trunk, may_round=may_round)
-        for heads in (self.bundle.compressor, self.bundle.selector):
-            pack_linears(heads, may_round=may_round)
+        self.pack_selection(may_round=may_round)
         if any(isinstance(part, PackedLinear | PackedLlama) for part in self.lm.modules()):
             for left in self.lm.parameters():
                 # a part of the checkpoint's file: one keeps all that was read of it in memory
                 left.data = left.data.clone()
+
+    def pack_selection(self, *, may_round: bool) -> None:
+        """The same, of what selects alone."""
+        for encoder in self.bundle.encoders:
+            encoder.pack(may_round=may_round)
+        for heads in (self.bundle.compressor, self.bundle.selector):
+            pack_linears(heads, may_round=may_round)
 
     def record_queries(self, most: int) -> None:
         """Replay, from here on, what selecting by up to ``most`` short queries takes of the LLM.
@@ -233,7 +236,7 @@ class ReadingModel:
 
         Raises: RuntimeError if that cannot be recorded.
         """
-        for encoder in self._encoders:
+        for encoder in self.bundle.encoders:
             encoder.record(most)
 
     def forget_layers(self) -> None:

@@ -59,7 +59,10 @@ class ModelWriter:
         Raises:
             ModelError: the model or the bundle cannot be used.
         """
-        return cls(open_bundle(settings), settings)
+        bundle = open_bundle(settings)
+        for encoder in bundle.encoders:
+            encoder.pack(may_round=settings.may_round_weights)
+        return cls(bundle, settings)
 
     def write(
         self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress

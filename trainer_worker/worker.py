@@ -123,8 +123,8 @@ class Worker:
     def run_once(self, tiers: Sequence[Tier] = (Tier.FAST, Tier.FIT)) -> bool:
         """Lease one batch and bring every job of it to an end. Returns: whether there was one.
 
-        A fit takes minutes: between two of its steps this is called again for the fast jobs that
-        have come in, so that a new document is readable at once.
+        A fit takes minutes: between two of its steps this is called again until none of the fast
+        jobs that have come in is left, so that a new document is readable at once.
 
         Raises: Abandoned when the drain's grace is over; what the store raised when it cannot be
             written for now, after giving the leases back.
@@ -271,7 +271,8 @@ class Worker:
             if all(self._heartbeat.lost(job.job_id) for job in jobs):
                 raise Abandoned("every job of the batch was cancelled or lost")
             if jobs[0].tier is Tier.FIT:
-                self.run_once(tiers=(Tier.FAST,))
+                while not self._drain.requested and self.run_once(tiers=(Tier.FAST,)):
+                    pass
 
         return progress
 

@@ -43,6 +43,7 @@ class VllmEngine(ModelEngine):
         )
         model = ReadingModel(bundle)
         model.forget_layers()
+        model.pack_selection(may_round=settings.may_round_weights)
         return model
 
     def _start_core(self, model: ReadingModel) -> VllmCore:

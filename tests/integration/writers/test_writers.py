@@ -7,8 +7,11 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaModel
 
 from memory_model.bundle import Bundle
+from memory_model.packed_llama import PackedLlama
 from memory_store.records import Tier
 from paramem.settings import Settings
 from tests.integration.writers.conformance import (
@@ -79,3 +82,38 @@ class TestModelWriter(WriterConformance):
             "passages": 1,
             "tokens": written(measured).result["tokens"],
         }
+
+
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+)
+def test_a_loaded_writer_writes_with_packed_layers_what_plain_ones_write(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    plain, packed = (
+        ModelWriter.load(
+            Settings(
+                home=tmp_path, model=str(tiny_model), device="cpu", dtype=dtype, slots=4, z_dim=32
+            )
+        )
+        for dtype in ("float32", "auto")
+    )
+    assert plain.spec == packed.spec
+    for encoder in packed._bundle.encoders:
+        assert isinstance(encoder.trunk, PackedLlama)
+    assert type(plain._bundle.compressor.encoder.trunk) is LlamaModel
+    expected, got = (
+        written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
+        for writer in (plain, packed)
+    )
+    # the untrained heads divide by what varies little: float16 weights show in the codes
+    np.testing.assert_allclose(got.codes, expected.codes, atol=0.05)
+    np.testing.assert_allclose(got.key, expected.key, atol=1e-2)
+
+
+def test_a_loaded_writer_still_fits(tiny_model: Path, tmp_path: Path) -> None:
+    writer = ModelWriter.load(
+        Settings(home=tmp_path, model=str(tiny_model), slots=4, z_dim=32, fit_steps=2)
+    )
+    fitted = written(writer.write([SHORT], Tier.FIT, SLOTS, ignore)[0])
+    assert fitted.result["steps"] == 2

@@ -7,7 +7,6 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from memory_store.records import (
 )
 from memory_store.right_of_way import RightOfWay
 from memory_store.store import MemoryStore
+from paramem.settings import Settings
 from tests.unit.trainer_worker.conftest import SPEC, Clock
 from tests.unit.trainer_worker.saboteur import (
     MakeWorker,
@@ -37,7 +37,7 @@ from tests.unit.trainer_worker.saboteur import (
 )
 from trainer_worker.drain import Drain
 from trainer_worker.dummy_writer import UNWRITABLE, DummyWriter
-from trainer_worker.writer import Progress, SourceDocument, WriteError, Written
+from trainer_worker.writer import WriteError
 
 
 def test_documents_become_memories_batch_by_batch(
@@ -248,29 +248,45 @@ def test_a_collections_slots_and_code_format_may_differ_from_the_workers(
     assert status(store, job) is JobStatus.SUCCEEDED
 
 
-def test_a_new_document_is_readable_before_the_running_fit_ends(
-    store: MemoryStore, dummy: DummyWriter, make_worker: MakeWorker, write: Write
+def on_refinement(texts: list[str]) -> bool:
+    return "a long refinement" in texts
+
+
+def test_new_documents_are_readable_before_the_running_fit_goes_on(
+    store: MemoryStore,
+    dummy: DummyWriter,
+    make_worker: MakeWorker,
+    write: Write,
+    settings: Settings,
+) -> None:
+    write("a long refinement", mode=WriteMode.FIT)
+    arrived: list[Job] = []
+    more_than_a_batch = settings.batch_documents + 1
+
+    def come() -> None:
+        arrived.extend(write(f"in a hurry {number}") for number in range(more_than_a_batch))
+
+    worker = make_worker(Saboteur(dummy, come, on_refinement))
+    with structlog.testing.capture_logs() as logs:
+        assert worker.run_once()
+    ended = [(line["tier"], line["documents"]) for line in logs if line["event"] == "batch"]
+    assert ended == [("fast", settings.batch_documents), ("fast", 1), ("fit", 1)]
+    assert {status(store, job) for job in arrived} == {JobStatus.SUCCEEDED}
+
+
+def test_a_fit_that_is_to_end_soon_takes_nothing_new(
+    store: MemoryStore, dummy: DummyWriter, make_worker: MakeWorker, write: Write, drain: Drain
 ) -> None:
     slow = write("a long refinement", mode=WriteMode.FIT)
     arrived: list[Job] = []
-    seen: list[JobStatus] = []
 
-    class Fitting(Saboteur):
-        """Halfway through a fit a document arrives; then the fit goes on."""
+    def stop() -> None:
+        arrived.append(write("in a hurry"))
+        drain.request()
 
-        def write(
-            self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
-        ) -> list[Written | WriteError]:
-            if tier is Tier.FIT:
-                arrived.append(write("in a hurry"))
-                progress([0.5], "fit")
-                seen.append(status(store, arrived[0]))
-                seen.append(status(store, slow))
-            return super().write(documents, tier, slots, progress)
-
-    assert make_worker(Fitting(dummy, lambda: None)).run_once()
-    assert seen == [JobStatus.SUCCEEDED, JobStatus.RUNNING]
+    assert make_worker(Saboteur(dummy, stop, on_refinement)).run_once()
     assert status(store, slow) is JobStatus.SUCCEEDED
+    assert status(store, arrived[0]) is JobStatus.QUEUED
 
 
 def test_between_two_steps_it_waits_while_a_query_is_being_answered(
