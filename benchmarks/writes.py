@@ -19,7 +19,7 @@ from memory_model.bundle import load_bundle
 from memory_model.runtime import open_base
 from memory_store.records import Tier
 from paramem.settings import load_settings
-from trainer_worker.model_writer import ModelWriter
+from trainer_worker.model_writer import ModelWriter, prepare
 from trainer_worker.writer import SourceDocument
 
 
@@ -34,8 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings().model_copy(update={"fit_steps": arguments.fit_steps})
     bundle = load_bundle(arguments.bundle, open_base(settings, arguments.model))
-    for encoder in bundle.encoders:
-        encoder.pack(may_round=settings.may_round_weights)
+    prepare(bundle, may_round=settings.may_round_weights)
     found = load_set(arguments.data, arguments.set_name).documents[: arguments.documents]
     documents = [SourceDocument(document.id, document.text) for document in found]
     config, base = bundle.config, bundle.base

@@ -53,11 +53,6 @@ def nats_per_token(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> to
     return _row_means(losses, targets)
 
 
-def token_accuracy(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Share of target tokens that are the argmax. (N, V) -> (B,)"""
-    return _row_means((logits.argmax(dim=-1) == _flat(logits, targets)).float(), targets)
-
-
 def _flat(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """(N,)"""
     return torch.tensor([token for target in targets for token in target], device=logits.device)

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     batch_documents: int = Field(16, ge=1)
     """Jobs leased together."""
     batch_passages: int = Field(16, ge=1)
-    """Passages per forward/backward step."""
+    """Passages per forward/backward step; a fit on a CPU takes at most four."""
     measure_fast: bool = False
     """Report how well fast memories remember their text, as fits always do: ten times the work of
     writing them."""

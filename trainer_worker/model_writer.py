@@ -21,6 +21,10 @@ from trainer_worker.fit import Fitter
 from trainer_worker.splitting import split_document
 from trainer_worker.writer import DeviceLost, Progress, SourceDocument, WriteError, Written
 
+FIT_PASSAGES_ON_CPU = 4
+"""That a step of a fit reads together there: more take longer each, and whoever wants the cores, a
+query or a new document, waits for a step to end."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Item:
@@ -60,8 +64,7 @@ class ModelWriter:
             ModelError: the model or the bundle cannot be used.
         """
         bundle = open_bundle(settings)
-        for encoder in bundle.encoders:
-            encoder.pack(may_round=settings.may_round_weights)
+        prepare(bundle, may_round=settings.may_round_weights)
         return cls(bundle, settings)
 
     def write(
@@ -87,7 +90,7 @@ class ModelWriter:
         ]
         meter = _Meter(items, len(documents), tier, progress)
         made: dict[tuple[int, int], PassageMemory] = {}
-        for batch in self._batches(items):
+        for batch in self._batches(items, tier):
             memories = self._write_batch(batch, tier, slots, meter)
             made |= {
                 (item.document, item.passage.start): memory
@@ -100,11 +103,14 @@ class ModelWriter:
             for number, passages in enumerate(split)
         ]
 
-    def _batches(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    def _batches(self, items: Sequence[_Item], tier: Tier) -> Iterator[list[_Item]]:
         """Batches of passages of similar length, so that little padding is computed."""
+        most = self._batch_passages
+        if tier is Tier.FIT and self._bundle.base.device.type == "cpu":
+            most = min(most, FIT_PASSAGES_ON_CPU)
         ordered = sorted(items, key=lambda item: len(item.passage.token_ids))
-        for start in range(0, len(ordered), self._batch_passages):
-            yield ordered[start : start + self._batch_passages]
+        for start in range(0, len(ordered), most):
+            yield ordered[start : start + most]
 
     def _write_batch(
         self, batch: Sequence[_Item], tier: Tier, slots: int, meter: _Meter
@@ -170,6 +176,18 @@ class ModelWriter:
             }
             for i in range(len(token_ids))
         ]
+
+
+def prepare(bundle: Bundle, *, may_round: bool) -> None:
+    """Make a loaded bundle fast for writing, which is all that it is good for then.
+
+    ``may_round``: weights that need no gradients, from float32 to float16.
+    """
+    for encoder in bundle.encoders:
+        encoder.pack(may_round=may_round)
+    if bundle.base.device.type == "cpu" and bundle.base.dtype is torch.bfloat16:
+        # a step of a fit takes 0.7 to 0.85 of the time that torch's fused attention of bf16 takes
+        bundle.read_lm.set_attn_implementation("eager")
 
 
 class _Meter:

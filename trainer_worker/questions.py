@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from memory_model.bundle import Bundle
 from memory_model.likelihood import target_logits
 from memory_model.reader import Reader
+from trainer_worker.packing import Block
 
 ASK = "Write one short question about a fact in the text above."
 OPENINGS = ("What", "Who", "When", "Which", "Where", "How")
@@ -32,6 +32,23 @@ class Question:
     suffix: tuple[int, ...]  # prompt tokens after the memory: the question in the template
     answer: tuple[int, ...]  # A greedy answer tokens
     teacher: torch.Tensor  # (A, V) log-probabilities, in the LLM's dtype
+
+    @property
+    def block(self) -> Block:
+        """As it is read behind a memory."""
+        return Block((*self.suffix, *self.answer), len(self.suffix))
+
+    def divergence(self, logits: torch.Tensor) -> torch.Tensor:
+        """KL(teacher from text || student from memory), mean over the answer's tokens.
+
+        Args:
+            logits: (A, V) float32, the student's.
+
+        Returns: () nats, differentiable in the logits.
+        """
+        teacher = self.teacher.float()  # (A, V)
+        student = logits.log_softmax(dim=-1)
+        return (teacher.exp() * (teacher - student)).sum(dim=-1).mean()
 
 
 class QuestionMaker:
@@ -98,30 +115,3 @@ class QuestionMaker:
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
         return ids, mask
-
-
-def divergence(
-    lm: Any, prompts: Sequence[torch.Tensor], questions: Sequence[Question]
-) -> torch.Tensor:
-    """KL(teacher from text || student from memory) per answer token, one question per row.
-
-    Args:
-        prompts: B of (P_i, h), memory prompts that end before the question's suffix.
-
-    Returns: (B,) nats, differentiable in the prompts.
-    """
-    embed = lm.get_input_embeddings()
-    device = prompts[0].device
-    full = [
-        torch.cat([prompt, embed(torch.tensor(question.suffix, device=device))])
-        for prompt, question in zip(prompts, questions, strict=True)
-    ]
-    answers = [question.answer for question in questions]
-    student = target_logits(lm, full, answers).log_softmax(dim=-1)  # (N, V)
-    losses = []
-    for row, question in zip(
-        torch.split(student, [len(answer) for answer in answers]), questions, strict=True
-    ):
-        teacher = question.teacher.float()  # (A, V)
-        losses.append((teacher.exp() * (teacher - row)).sum(dim=-1).mean())
-    return torch.stack(losses)

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional
 
 from memory_model.coarsening import coarsen
+from trainer_worker.packing import Block, PackedOutput, pack, read_packed
 from trainer_worker.train.dataset import Row, TrainingSet
 from trainer_worker.train.networks import Networks
-from trainer_worker.train.packing import Block, PackedOutput, pack, read_packed
 
 
 def question_blocks(data: TrainingSet, row: Row) -> list[Block]:

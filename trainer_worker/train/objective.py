@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from memory_model.bundle import READ_ADAPTER, TEXT_ADAPTER
+from trainer_worker.packing import Block, PackedOutput
 from trainer_worker.train.codes import memory_codes, quantised
 from trainer_worker.train.config import Stage, TrainConfig
 from trainer_worker.train.dataset import Row, TrainingSet
@@ -27,7 +28,6 @@ from trainer_worker.train.losses import (
     text_contexts,
 )
 from trainer_worker.train.networks import Networks
-from trainer_worker.train.packing import Block, PackedOutput
 
 QUESTION_TOKENS = 26
 """Typical tokens of a question and its answer, to size batches."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transformers import LlamaModel
 
 from memory_model.bundle import Bundle
 from memory_model.packed_llama import PackedLlama
+from memory_model.passages import Passage
 from memory_store.records import Tier
 from paramem.settings import Settings
 from tests.integration.writers.conformance import (
@@ -23,6 +26,7 @@ from tests.integration.writers.conformance import (
 )
 from trainer_worker import fit, model_writer
 from trainer_worker.dummy_writer import DummyWriter
+from trainer_worker.fit import Fitter
 from trainer_worker.model_writer import ModelWriter
 from trainer_worker.writer import DeviceLost
 
@@ -63,6 +67,24 @@ class TestModelWriter(WriterConformance):
         monkeypatch.setattr(model_writer, "is_lost", lambda _device: lost)
         with pytest.raises(DeviceLost if lost else RuntimeError):
             writer.write([SHORT], Tier.FAST, SLOTS, ignore)
+
+    def test_a_fit_on_a_cpu_reads_few_passages_at_a_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.settings = self.settings.model_copy(update={"batch_passages": 6})
+        writer = self.make_writer()
+        read: list[int] = []
+        fitted = Fitter.fit
+
+        def fit(fitter: Fitter, passages: Sequence[Passage], *rest: Any) -> Any:
+            read.append(len(passages))
+            return fitted(fitter, passages, *rest)
+
+        monkeypatch.setattr(Fitter, "fit", fit)
+        documents = [replace(SHORT, document_id=f"short-{number}") for number in range(5)]
+        for outcome in writer.write(documents, Tier.FIT, SLOTS, ignore):
+            assert written(outcome).result["steps"] == 3
+        assert read == [4, 1]
 
     def test_new_collections_get_as_many_slots_as_the_settings_say(self) -> None:
         self.settings = self.settings.model_copy(update={"slots": 7})
@@ -111,9 +133,23 @@ def test_a_loaded_writer_writes_with_packed_layers_what_plain_ones_write(
     np.testing.assert_allclose(got.key, expected.key, atol=1e-2)
 
 
-def test_a_loaded_writer_still_fits(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "attention"), [("auto", "sdpa"), ("float32", "sdpa"), ("bfloat16", "eager")]
+)
+def test_a_loaded_writer_fits_with_the_attention_that_is_fastest(
+    tiny_model: Path, tmp_path: Path, dtype: str, attention: str
+) -> None:
     writer = ModelWriter.load(
-        Settings(home=tmp_path, model=str(tiny_model), slots=4, z_dim=32, fit_steps=2)
+        Settings(
+            home=tmp_path,
+            model=str(tiny_model),
+            device="cpu",
+            dtype=dtype,
+            slots=4,
+            z_dim=32,
+            fit_steps=2,
+        )
     )
+    assert writer._bundle.read_lm.config._attn_implementation == attention
     fitted = written(writer.write([SHORT], Tier.FIT, SLOTS, ignore)[0])
     assert fitted.result["steps"] == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memory_model.bundle import Bundle
-from memory_model.likelihood import nats_per_token, target_logits, token_accuracy
+from memory_model.likelihood import nats_per_token, target_logits
 
 PROMPTS = [[1, 30, 40, 50], [1, 31]]
 TARGETS = [[60, 70, 80, 90, 100], [61]]
@@ -30,9 +30,3 @@ def test_rows_of_a_batch_do_not_influence_each_other(tiny_bundle: Bundle) -> Non
         together = target_logits(base.lm, prompts, TARGETS)
         alone = target_logits(base.lm, prompts[1:], TARGETS[1:])
     torch.testing.assert_close(together[5:], alone, atol=1e-4, rtol=1e-4)
-
-
-def test_accuracy_is_the_share_of_right_tokens_per_row() -> None:
-    logits = torch.nn.functional.one_hot(torch.tensor([1, 2, 0, 3]), 4).float()
-    accuracy = token_accuracy(logits, [[1, 2, 3], [3]])
-    assert accuracy.tolist() == pytest.approx([2 / 3, 1.0])

@@ -6,7 +6,7 @@ import torch
 
 from memory_model.bundle import Bundle
 from memory_model.likelihood import target_logits
-from trainer_worker.train.packing import Block, pack, read_packed
+from trainer_worker.packing import Block, pack, read_packed
 
 
 def test_packed_questions_get_the_logits_of_separate_rows(tiny_bundle: Bundle) -> None:
