@@ -1,8 +1,10 @@
 """What the gradient fit adds to the first guess: nats of the passages, and answers from them.
 
-    python -m benchmarks.refinement --data DIR --set squad-dev --passages 32 --steps 30
+    python -m benchmarks.refinement --data DIR --set squad-dev --passages 32 --slots 64 32 16
 
-Passages of one question set, each with all questions that the set asks about it.
+Passages of one question set, each with all questions that the set asks about it, read alone. Each m
+is a table of its own; the last column compares the same question's answers, refined less first
+guess, as they come back from shards of one format.
 """
 
 from __future__ import annotations
@@ -14,20 +16,22 @@ import torch
 
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
-from benchmarks.quality import Asked, exact_match, gold_passages, mean, scores
+from benchmarks.quality import Asked, as_stored, exact_match, gold_passages, mean, scores
+from clients.evaluation.answers import AnswerScore
+from clients.evaluation.bootstrap import estimate
 from memory_model.passages import Passage
 from paramem.settings import Settings
 from trainer_worker.fit import FitReport, Fitter
-
-BATCH = 8
+from trainer_worker.model_writer import FIT_PASSAGES_ON_CPU
 
 
 def main() -> None:
     parser = bundle_parser(__doc__)
     parser.add_argument("--set", dest="set_name", default="squad-dev")
     parser.add_argument("--passages", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--slots", type=int, nargs="+", help="each m; default: the bundle's")
     defaults = Settings.model_fields
+    parser.add_argument("--steps", type=int, default=defaults["fit_steps"].default)
     parser.add_argument(
         "--learning-rate", type=float, default=defaults["fit_learning_rate"].default
     )
@@ -38,37 +42,48 @@ def main() -> None:
     passages = passages[:: max(1, len(passages) // arguments.passages)][: arguments.passages]
     chosen = {passage.text: number for number, passage in enumerate(passages)}
     asked = [a for a in everything if a.passage.text in chosen]
-    first = model.compress([passage.token_ids for passage in passages])
     fitter = Fitter(model.bundle, steps=arguments.steps, learning_rate=arguments.learning_rate)
-    started = time.monotonic()
-    fitted, reports = fit_all(fitter, passages, first)
-    seconds = (time.monotonic() - started) / len(passages)
     config, base = model.bundle.config, model.bundle.base
     say(
         f"## Refinement, {arguments.set_name}: {len(passages)} passages, {len(asked)} questions\n\n"
-        f"{config.base_model}, {base.dtype} on {base.device}, m = {config.slots}, "
-        f"d = {config.z_dim}, at most {arguments.steps} steps of {arguments.learning_rate}, "
-        f"{seconds:.1f} s a passage.\n"
+        f"{config.base_model}, {base.dtype} on {base.device}, d = {config.z_dim}, at most "
+        f"{arguments.steps} steps of {arguments.learning_rate}."
     )
-    report_nats(reports)
     rows = [chosen[a.passage.text] for a in asked]
-    say("| answers from | EM | F1 |\n|---|--:|--:|")
-    for name, codes in (("the first guess", first), ("the refined memory", fitted)):
-        say(f"| {name} | {answers_from(model, asked, [codes[row] for row in rows])} |")
+    for slots in arguments.slots or [config.slots]:
+        first = model.compress([passage.token_ids for passage in passages], slots)
+        started = time.monotonic()
+        fitted, reports = fit_all(fitter, passages, first)
+        say(f"\n### m = {slots}: {(time.monotonic() - started) / len(passages):.1f} s a passage\n")
+        report_nats(reports)
+        say("| answers from | EM | F1 | EM, less the first guess's |\n|---|--:|--:|--:|")
+        for code_format in model.code_formats:
+            stored = as_stored(code_format, model.bundle.slot_quantiser)
+            before, after = (
+                answers_from(model, asked, [stored(codes[row]) for row in rows])
+                for codes in (first, fitted)
+            )
+            say(f"| the first guess, {code_format} | {row_of(before)} | |")
+            gained = [new.exact - old.exact for old, new in zip(before, after, strict=True)]
+            say(f"| the refined memory, {code_format} | {row_of(after)} | {estimate(gained):.3f} |")
 
 
 def fit_all(
     fitter: Fitter, passages: Sequence[Passage], first: Sequence[torch.Tensor]
 ) -> tuple[list[torch.Tensor], list[FitReport]]:
-    """Codes (m, d) and a report of each passage."""
-    fitted: list[torch.Tensor] = []
-    reports: list[FitReport] = []
-    for start in range(0, len(passages), BATCH):
-        some = slice(start, start + BATCH)
-        codes, told = fitter.fit(passages[some], torch.stack(list(first[some])))
-        fitted += list(codes)
-        reports += told
-    return fitted, reports
+    """Codes (m, d) and a report of each passage, fitted in batches of like length."""
+    fitted: dict[int, torch.Tensor] = {}
+    reports: dict[int, FitReport] = {}
+    order = sorted(range(len(passages)), key=lambda number: len(passages[number].token_ids))
+    for start in range(0, len(order), FIT_PASSAGES_ON_CPU):
+        some = order[start : start + FIT_PASSAGES_ON_CPU]
+        codes, told = fitter.fit(
+            [passages[number] for number in some], torch.stack([first[number] for number in some])
+        )
+        fitted |= dict(zip(some, codes, strict=True))
+        reports |= dict(zip(some, told, strict=True))
+    numbers = range(len(passages))
+    return [fitted[number] for number in numbers], [reports[number] for number in numbers]
 
 
 def report_nats(reports: Sequence[FitReport]) -> None:
@@ -81,20 +96,25 @@ def report_nats(reports: Sequence[FitReport]) -> None:
     ):
         say(f"| {name} | {mean(values):.3f} | {100 * (1 - mean(values) / without):.0f} % |")
     say(
-        f"\nAccepted {mean([float(report.accepted) for report in reports]):.0%}; KL to the answers "
+        f"\nAfter {mean([float(report.steps) for report in reports]):.1f} steps "
+        f"{mean([float(report.accepted) for report in reports]):.0%} accepted; KL to the answers "
         f"from text on held-out self-made questions "
         f"{mean([report.held_out_kl_first_guess for report in reports]):.3f} before, "
         f"{mean([report.held_out_kl for report in reports]):.3f} after (rejected ones counted).\n"
     )
 
 
-def answers_from(model: OfflineModel, asked: Sequence[Asked], codes: Sequence[torch.Tensor]) -> str:
+def answers_from(
+    model: OfflineModel, asked: Sequence[Asked], codes: Sequence[torch.Tensor]
+) -> list[AnswerScore]:
     prompts = [
         model.memory_prompt(a.question.question, z) for a, z in zip(asked, codes, strict=True)
     ]
-    found = scores(asked, model.answer(prompts))
-    f1 = mean([score.f1 for score in found])
-    return f"{exact_match(found):.3f} | {f1:.3f}"
+    return scores(asked, model.answer(prompts))
+
+
+def row_of(found: Sequence[AnswerScore]) -> str:
+    return f"{exact_match(found):.3f} | {mean([score.f1 for score in found]):.3f}"
 
 
 if __name__ == "__main__":

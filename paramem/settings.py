@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     never by itself."""
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage; early stop usually ends sooner."""
-    fit_learning_rate: float = Field(0.005, gt=0)
-    """Four times as much tells a trained bundle's passages worse and costs answers (LOG.md)."""
+    fit_learning_rate: float = Field(0.002, gt=0)
+    """More costs answers, of which the memory's passage tells nothing (LOG.md)."""
     shutdown_grace_s: float = Field(20.0, ge=0)
 
     def model_post_init(self, _context: Any) -> None:

@@ -10,8 +10,10 @@ LLM's input equally far in every direction. (In raw code coordinates the whitene
 small variance hardly move: 24 % of the no-memory nats removed after 50 steps against 35 %,
 see experiments/LOG.md.) The result is a code again, exactly.
 
-A refined memory is accepted only if it beats the first guess on the objective and does not lose
-on questions that the fit never saw.
+A memory is refined until the LLM says the passage from it word for word. Steps beyond that, and
+larger ones than it takes, lead away from what the reader was trained on: answers get worse, of which
+the passage's likelihood tells nothing (experiments/LOG.md). A refined memory is accepted only if it
+beats the first guess on the passage and does not lose on questions that the fit never saw.
 
 Symbols: B = passages, m = slots, d = code dimension, h = hidden size, L = tokens.
 """
@@ -35,7 +37,8 @@ DISTILLATION_WEIGHT = 0.3
 BETAS = (0.9, 0.95)
 PATIENCE_STEPS = 12
 MIN_GAIN_NATS = 2e-3
-"""A passage stops when its objective gained less than this over ``PATIENCE_STEPS`` steps."""
+"""A passage stops when its memory says it word for word, or when its objective gained less than
+this over ``PATIENCE_STEPS`` steps."""
 HELD_OUT_TOLERANCE_NATS = 0.1
 
 
@@ -130,9 +133,10 @@ class Fitter:
         for step in range(self._steps):
             codes = first_guess[active] + delta[active] @ self._to_code
             rows_now = active.tolist()
-            objective = self._objective(
+            recall = self._recall(
                 codes, [targets[i] for i in rows_now], [questions[i] for i in rows_now]
             )
+            objective = recall.nats + DISTILLATION_WEIGHT * recall.divergence
             optimizer.zero_grad()
             objective.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -142,24 +146,15 @@ class Fitter:
                 best_codes[active[better]] = codes.detach()[better]
                 best[active] = torch.minimum(best[active], value)
                 steps[active] = step + 1
+                keep = recall.accuracy < 1
                 if (step + 1) % PATIENCE_STEPS == 0:
-                    keep = reference[active] - best[active] > MIN_GAIN_NATS
+                    keep &= reference[active] - best[active] > MIN_GAIN_NATS
                     reference[active] = best[active]
-                    active = active[keep]
+                active = active[keep]
             progress((step + 1) / self._steps)
             if len(active) == 0:
                 break
         return best_codes, steps
-
-    def _objective(
-        self,
-        codes: torch.Tensor,
-        targets: Sequence[Sequence[int]],
-        questions: Sequence[Sequence[Question]],
-    ) -> torch.Tensor:
-        """(b, m, d) -> (b,): reconstruction plus distillation."""
-        recall = self._recall(codes, targets, questions)
-        return recall.nats + DISTILLATION_WEIGHT * recall.divergence
 
     @torch.no_grad()
     def _judge(

@@ -113,6 +113,21 @@ def test_a_passage_that_no_longer_gains_stops_early(
     assert [report.steps for report in reports] == [6, 6]
 
 
+def test_a_passage_that_is_said_word_for_word_stops_while_others_go_on(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
+    monkeypatch.setattr(fit_module, "PATIENCE_STEPS", 1_000)
+    passages = passages_of(tiny_bundle, ["a log", "the cat sat on the mat and the dog " * 8])
+    with torch.no_grad():
+        guess = tiny_bundle.compressor.compress([passage.token_ids for passage in passages])
+    fitter = Fitter(tiny_bundle, steps=60, learning_rate=0.05)
+    assert fitter.measure(guess, [passage.token_ids for passage in passages])[1].max() < 1
+    _, [short, long] = fitter.fit(passages, guess)
+    assert short.token_accuracy == 1
+    assert short.steps < long.steps == 60
+
+
 def test_progress_is_reported_and_what_it_raises_ends_the_fit(
     tiny_bundle: Bundle, passages: list[Passage], first_guess: torch.Tensor
 ) -> None:
