@@ -11,7 +11,7 @@ from baselines.encoder import SentenceEncoder, load_encoder
 from baselines.rag_engine import chunk_spec
 from memory_model.library import pull
 from memory_model.passages import Passage, PassageSplitter
-from memory_store.records import FloatArray, PassageMemory, Tier
+from memory_store.records import FloatArray, MemorySpec, PassageMemory, Tier
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.splitting import split_document
@@ -47,7 +47,7 @@ class RagWriter:
         return None
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`; passages of all documents are encoded together."""
         split = [split_document(self._splitter, document.text) for document in documents]
@@ -59,7 +59,7 @@ class RagWriter:
             if isinstance(passages, WriteError):
                 outcomes.append(passages)
             else:
-                chunks = [self._chunk(passage, next(vectors), slots) for passage in passages]
+                chunks = [self._chunk(passage, next(vectors), spec.slots) for passage in passages]
                 tokens = sum(chunk.num_tokens for chunk in chunks)
                 outcomes.append(Written(chunks, {"passages": len(chunks), "tokens": tokens}))
         progress([1.0] * len(documents), str(tier))

@@ -30,7 +30,7 @@ from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
-from memory_store.shards.codec import HEADER_DTYPES, decode, encode, layout
+from memory_store.shards.codec import HEADER_DTYPES, layout, round_trip
 from memory_store.slot_quantiser import SlotQuantiser
 
 CONFUSION_PASSAGES = 24
@@ -156,8 +156,8 @@ def as_stored(code_format: CodeFormat, quantiser: SlotQuantiser | None) -> Round
     """What comes back from a shard of this format. (m, d) -> (m, d)"""
 
     def rounding(codes: torch.Tensor) -> torch.Tensor:
-        stored = encode(codes.cpu().numpy().astype(np.float32), code_format, quantiser)
-        return torch.from_numpy(np.asarray(decode(stored, quantiser))).to(codes.device)
+        read = round_trip(codes.cpu().numpy().astype(np.float32), code_format, quantiser)
+        return torch.from_numpy(read).to(codes.device)
 
     return rounding
 

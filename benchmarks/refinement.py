@@ -2,15 +2,16 @@
 
     python -m benchmarks.refinement --data DIR --set squad-dev --passages 32 --slots 64 32 16
 
-Passages of one question set, each with all questions that the set asks about it, read alone. Each m
-is a table of its own; the last column compares the same question's answers, refined less first
-guess, as they come back from shards of one format.
+Passages of one question set, each with all questions that the set asks about it, read alone, as
+they come back from shards. Each m and format is a table of its own; the last column compares
+answers to the same questions.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,6 +21,7 @@ from benchmarks.quality import Asked, as_stored, exact_match, gold_passages, mea
 from clients.evaluation.answers import AnswerScore
 from clients.evaluation.bootstrap import estimate
 from memory_model.passages import Passage
+from memory_store.records import CodeFormat
 from paramem.settings import Settings
 from trainer_worker.fit import FitReport, Fitter
 from trainer_worker.model_writer import FIT_PASSAGES_ON_CPU
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--set", dest="set_name", default="squad-dev")
     parser.add_argument("--passages", type=int, default=32)
     parser.add_argument("--slots", type=int, nargs="+", help="each m; default: the bundle's")
+    parser.add_argument("--formats", nargs="+", default=[str(CodeFormat.BF16)])
     defaults = Settings.model_fields
     parser.add_argument("--steps", type=int, default=defaults["fit_steps"].default)
     parser.add_argument(
@@ -50,26 +53,30 @@ def main() -> None:
         f"{arguments.steps} steps of {arguments.learning_rate}."
     )
     rows = [chosen[a.passage.text] for a in asked]
-    for slots in arguments.slots or [config.slots]:
+    sizes = arguments.slots or [config.slots]
+    for slots, code_format in itertools.product(sizes, map(CodeFormat, arguments.formats)):
+        stored = as_stored(code_format, model.bundle.slot_quantiser)
         first = model.compress([passage.token_ids for passage in passages], slots)
         started = time.monotonic()
-        fitted, reports = fit_all(fitter, passages, first)
-        say(f"\n### m = {slots}: {(time.monotonic() - started) / len(passages):.1f} s a passage\n")
+        fitted, reports = fit_all(fitter, passages, first, stored)
+        seconds = (time.monotonic() - started) / len(passages)
+        say(f"\n### m = {slots}, {code_format}: {seconds:.1f} s a passage\n")
         report_nats(reports)
+        before, after = (
+            answers_from(model, asked, [stored(codes[row]) for row in rows])
+            for codes in (first, fitted)
+        )
+        gained = [new.exact - old.exact for old, new in zip(before, after, strict=True)]
         say("| answers from | EM | F1 | EM, less the first guess's |\n|---|--:|--:|--:|")
-        for code_format in model.code_formats:
-            stored = as_stored(code_format, model.bundle.slot_quantiser)
-            before, after = (
-                answers_from(model, asked, [stored(codes[row]) for row in rows])
-                for codes in (first, fitted)
-            )
-            say(f"| the first guess, {code_format} | {row_of(before)} | |")
-            gained = [new.exact - old.exact for old, new in zip(before, after, strict=True)]
-            say(f"| the refined memory, {code_format} | {row_of(after)} | {estimate(gained):.3f} |")
+        say(f"| the first guess | {row_of(before)} | |")
+        say(f"| the refined memory | {row_of(after)} | {estimate(gained):.3f} |")
 
 
 def fit_all(
-    fitter: Fitter, passages: Sequence[Passage], first: Sequence[torch.Tensor]
+    fitter: Fitter,
+    passages: Sequence[Passage],
+    first: Sequence[torch.Tensor],
+    stored: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[list[torch.Tensor], list[FitReport]]:
     """Codes (m, d) and a report of each passage, fitted in batches of like length."""
     fitted: dict[int, torch.Tensor] = {}
@@ -78,7 +85,9 @@ def fit_all(
     for start in range(0, len(order), FIT_PASSAGES_ON_CPU):
         some = order[start : start + FIT_PASSAGES_ON_CPU]
         codes, told = fitter.fit(
-            [passages[number] for number in some], torch.stack([first[number] for number in some])
+            [passages[number] for number in some],
+            torch.stack([first[number] for number in some]),
+            as_stored=stored,
         )
         fitted |= dict(zip(some, codes, strict=True))
         reports |= dict(zip(some, told, strict=True))

@@ -57,7 +57,7 @@ def main() -> None:
             for batch in arguments.batches
         }
         parts = {batch: documents[: max(some, batch)] for batch in writers}
-        rates = measure(writers, parts, tier, config.slots, rounds)
+        rates = measure(writers, parts, tier, rounds)
         first = rates[arguments.batches[0]]
         for batch, rate in rates.items():
             say(f"| {name} | {batch} | {rate:.2f} | {rate / first:.2f} |")
@@ -74,7 +74,6 @@ def measure(
     writers: dict[int, ModelWriter],
     parts: Mapping[int, Sequence[SourceDocument]],
     tier: Tier,
-    slots: int,
     rounds: int,
 ) -> dict[int, float]:
     """Documents a second of each writer's best round."""
@@ -84,7 +83,8 @@ def measure(
             documents = parts[batch]
             started = time.perf_counter()
             for start in range(0, len(documents), batch):
-                writer.write(documents[start : start + batch], tier, slots, lambda _p, _s: None)
+                some = documents[start : start + batch]
+                writer.write(some, tier, writer.spec, lambda _p, _s: None)
             rate = len(documents) / (time.perf_counter() - started)
             best[batch] = max(best[batch], rate)
     return best

@@ -47,12 +47,12 @@ class DummyWriter:
         return None
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         done = [0.0] * len(documents)
         outcomes: list[Written | WriteError] = []
         for position, document in enumerate(documents):
-            outcomes.append(self._write_one(document.text, tier, slots))
+            outcomes.append(self._write_one(document.text, tier, spec.slots))
             done[position] = 1.0
             progress(done, str(tier))
         return outcomes

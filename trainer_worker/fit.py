@@ -11,9 +11,10 @@ small variance hardly move: 24 % of the no-memory nats removed after 50 steps ag
 see experiments/LOG.md.) The result is a code again, exactly.
 
 A memory is refined until the LLM says the passage from it word for word. Steps beyond that, and
-larger ones than it takes, lead away from what the reader was trained on: answers get worse, of which
-the passage's likelihood tells nothing (experiments/LOG.md). A refined memory is accepted only if it
-beats the first guess on the passage and does not lose on questions that the fit never saw.
+larger ones than it takes, lead away from what the reader was trained on: answers get worse, of
+which the passage's likelihood tells nothing (experiments/LOG.md). A refined memory is accepted only
+if it beats the first guess on the passage and does not lose on questions that the fit never saw,
+both as they will be stored.
 
 Symbols: B = passages, m = slots, d = code dimension, h = hidden size, L = tokens.
 """
@@ -85,12 +86,15 @@ class Fitter:
         passages: Sequence[Passage],
         first_guess: torch.Tensor,
         progress: Callable[[float], None] = lambda _share: None,
+        *,
+        as_stored: Callable[[torch.Tensor], torch.Tensor] = lambda codes: codes,
     ) -> tuple[torch.Tensor, list[FitReport]]:
         """Refine the memories of B passages.
 
         Args:
             first_guess: (B, m, d) float32.
             progress: called with the share of steps done; what it raises ends the fit.
+            as_stored: what codes (B, m, d) will have become when they are read.
 
         Returns: codes (B, m, d) and a report per passage. A rejected memory is its first guess.
         """
@@ -101,7 +105,27 @@ class Fitter:
         train = [questions[:TRAIN_QUESTIONS] for questions in made]
         held_out = [questions[TRAIN_QUESTIONS:] for questions in made]
         codes, steps = self._descend(first_guess, targets, train, progress)
-        return self._judge(first_guess, codes, steps, targets, held_out)
+        without, _ = self.measure(None, targets)
+        with torch.no_grad():
+            before = self._recall(as_stored(first_guess), targets, held_out)
+            after = self._recall(as_stored(codes), targets, held_out)
+        accepted = (after.nats < before.nats) & (
+            after.divergence <= before.divergence + HELD_OUT_TOLERANCE_NATS
+        )
+        reports = [
+            FitReport(
+                nats_without_memory=float(without[i]),
+                nats_first_guess=float(before.nats[i]),
+                nats=float(kept.nats[i]),
+                token_accuracy=float(kept.accuracy[i]),
+                steps=int(steps[i]),
+                held_out_kl_first_guess=float(before.divergence[i]),
+                held_out_kl=float(after.divergence[i]),
+                accepted=kept is after,
+            )
+            for i, kept in enumerate(after if yes else before for yes in accepted)
+        ]
+        return torch.where(accepted[:, None, None], codes, first_guess), reports
 
     @torch.no_grad()
     def measure(
@@ -155,36 +179,6 @@ class Fitter:
             if len(active) == 0:
                 break
         return best_codes, steps
-
-    @torch.no_grad()
-    def _judge(
-        self,
-        first_guess: torch.Tensor,
-        codes: torch.Tensor,
-        steps: torch.Tensor,
-        targets: Sequence[Sequence[int]],
-        held_out: Sequence[Sequence[Question]],
-    ) -> tuple[torch.Tensor, list[FitReport]]:
-        without, _ = self.measure(None, targets)
-        before = self._recall(first_guess, targets, held_out)
-        after = self._recall(codes, targets, held_out)
-        tolerated = before.divergence + HELD_OUT_TOLERANCE_NATS
-        accepted = (after.nats < before.nats) & (after.divergence <= tolerated)
-        kept = torch.where(accepted[:, None, None], codes, first_guess)
-        reports = [
-            FitReport(
-                nats_without_memory=float(without[i]),
-                nats_first_guess=float(before.nats[i]),
-                nats=float(best.nats[i]),
-                token_accuracy=float(best.accuracy[i]),
-                steps=int(steps[i]),
-                held_out_kl_first_guess=float(before.divergence[i]),
-                held_out_kl=float(after.divergence[i]),
-                accepted=bool(accepted[i]),
-            )
-            for i, best in enumerate(after if yes else before for yes in accepted)
-        ]
-        return kept, reports
 
     def _recall(
         self,

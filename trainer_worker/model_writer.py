@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from memory_model.device_loss import is_lost
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
 from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
+from memory_store.shards.codec import round_trip
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
@@ -68,18 +70,18 @@ class ModelWriter:
         return cls(bundle, settings)
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         """See :class:`MemoryWriter`. Passages of all documents share batches, by length."""
         try:
-            return self._write(documents, tier, slots, progress)
+            return self._write(documents, tier, spec, progress)
         except Exception as error:
             if is_lost(self._bundle.base.device):
                 raise DeviceLost from error
             raise
 
     def _write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         split = [split_document(self._splitter, document.text) for document in documents]
         items = [
@@ -91,7 +93,7 @@ class ModelWriter:
         meter = _Meter(items, len(documents), tier, progress)
         made: dict[tuple[int, int], PassageMemory] = {}
         for batch in self._batches(items, tier):
-            memories = self._write_batch(batch, tier, slots, meter)
+            memories = self._write_batch(batch, tier, spec, meter)
             made |= {
                 (item.document, item.passage.start): memory
                 for item, memory in zip(batch, memories, strict=True)
@@ -113,18 +115,22 @@ class ModelWriter:
             yield ordered[start : start + most]
 
     def _write_batch(
-        self, batch: Sequence[_Item], tier: Tier, slots: int, meter: _Meter
+        self, batch: Sequence[_Item], tier: Tier, spec: MemorySpec, meter: _Meter
     ) -> list[PassageMemory]:
         passages = [item.passage for item in batch]
         token_ids = [passage.token_ids for passage in passages]
         with torch.no_grad():
-            codes = self._bundle.compressor.compress(token_ids, slots)  # (B, m, d)
+            codes = self._bundle.compressor.compress(token_ids, spec.slots)  # (B, m, d)
             # the key is the text's, not the codes': refinement leaves it as it is
             index_keys = self._bundle.selector.keys([p.text for p in passages]).cpu().numpy()
         meter.report(batch, 0.0)
+        as_stored = partial(self._as_stored, code_format=spec.code_format)
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
-                passages, codes, lambda share: meter.report(batch, share)
+                passages,
+                codes,
+                lambda share: meter.report(batch, share),
+                as_stored=as_stored,
             )
             stats = [
                 {
@@ -140,7 +146,7 @@ class ModelWriter:
                 for report in reports
             ]
         elif self._measures_fast:
-            stats = self._measure(codes, token_ids, lambda: meter.report(batch, 0.5))
+            stats = self._measure(as_stored(codes), token_ids, lambda: meter.report(batch, 0.5))
         else:
             stats = [{} for _ in batch]
         meter.report(batch, 1.0)
@@ -156,6 +162,11 @@ class ModelWriter:
             )
             for i, passage in enumerate(passages)
         ]
+
+    def _as_stored(self, codes: torch.Tensor, code_format: CodeFormat) -> torch.Tensor:
+        """What readers will get of codes. (B, m, d) float32 -> (B, m, d)"""
+        read = round_trip(codes.cpu().numpy(), code_format, self.quantiser)
+        return torch.from_numpy(read).to(codes.device)
 
     def _measure(
         self,

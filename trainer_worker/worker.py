@@ -241,7 +241,7 @@ class Worker:
         progress = self._progress_of([task.job for task in tasks], tally)
         progress([0.0] * len(tasks), "start")
         tier = tasks[0].job.tier
-        outcomes = self._writer.write([task.source for task in tasks], tier, spec.slots, progress)
+        outcomes = self._writer.write([task.source for task in tasks], tier, spec, progress)
         refused: list[tuple[Job, WriteError]] = []
         written: list[WrittenDocument] = []
         for task, outcome in zip(tasks, outcomes, strict=True):

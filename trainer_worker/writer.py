@@ -62,14 +62,15 @@ class MemoryWriter(Protocol):
         ...
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         """One outcome per document, in order. One bad document never fails its batch.
 
         Args:
-            slots: m of the collection; memories are elastic.
+            spec: the collection's. It has this writer's fingerprint and d, and an m and a code
+                format of its own.
 
-        The codes come as float32 (m, d); the store encodes them in the collection's format.
+        The codes come as float32 (m, d); the store encodes them in that format.
 
         Raises: DeviceLost
         """

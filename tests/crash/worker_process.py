@@ -55,7 +55,7 @@ class ObedientWriter:
         self._dummy = dummy
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         for document in documents:
             if KILL in document.text:
@@ -71,7 +71,7 @@ class ObedientWriter:
             while TICK in document.text:
                 progress([0.5] * len(documents), str(tier))
                 time.sleep(0.01)
-        return self._dummy.write(documents, tier, slots, progress)
+        return self._dummy.write(documents, tier, spec, progress)
 
 
 def make_writer(settings: Settings) -> MemoryWriter:

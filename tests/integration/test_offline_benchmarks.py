@@ -158,9 +158,16 @@ def test_selection_is_measured_beside_bm25_and_an_encoder(run: Run) -> None:
 
 
 def test_what_refinement_adds_is_printed(run: Run) -> None:
-    printed = run(refinement, "--set", "toy-dev", "--passages", "2", "--steps", "2")
+    sizes = ["--passages", "2", "--steps", "2", "--slots", "4", "8", "--formats", "bf16", "int4"]
+    printed = run(refinement, "--set", "toy-dev", *sizes)
     assert "2 passages, 2 questions" in printed
-    assert printed.count("| the first guess |") == printed.count("| the refined memory |") == 2
+    assert [line.split(":")[0] for line in printed.splitlines() if line.startswith("### ")] == [
+        "### m = 4, bf16",
+        "### m = 4, int4",
+        "### m = 8, bf16",
+        "### m = 8, int4",
+    ]
+    assert printed.count("| the first guess |") == printed.count("| the refined memory |") == 8
 
 
 def test_writes_are_timed_for_every_batch_size(run: Run) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from memory_store.records import Tier
+from memory_store.records import MemorySpec, Tier
 from trainer_worker.writer import MemoryWriter, SourceDocument, WriteError, Written
 
 LONG = SourceDocument("long", "The cat sat on the mat. The dog sat on the log. " * 4)
-SLOTS = 3  # not the writer's own m
+SLOTS = 3
 SHORT = SourceDocument("short", "  A frog.\n")
 EMPTY = SourceDocument("empty", " \n ")
 
 
 def ignore(_shares: Sequence[float], _stage: str) -> None:
     pass
+
+
+def of(writer: MemoryWriter) -> MemorySpec:
+    """A collection's, with an m that is not the writer's own."""
+    return replace(writer.spec, slots=SLOTS)
 
 
 def written(outcome: Written | WriteError) -> Written:
@@ -39,7 +45,8 @@ class WriterConformance:
     def test_every_passage_gets_a_memory_of_the_shape_asked_for(
         self, writer: MemoryWriter, tier: Tier
     ) -> None:
-        long, short = [written(item) for item in writer.write([LONG, SHORT], tier, SLOTS, ignore)]
+        outcomes = writer.write([LONG, SHORT], tier, of(writer), ignore)
+        long, short = [written(outcome) for outcome in outcomes]
         assert len(long.passages) > 1
         assert len(short.passages) == 1
         for document, result in ((LONG, long), (SHORT, short)):
@@ -58,21 +65,22 @@ class WriterConformance:
     def test_outcomes_are_in_order_and_an_empty_document_fails_alone(
         self, writer: MemoryWriter
     ) -> None:
-        first, refused, last = writer.write([SHORT, EMPTY, LONG], Tier.FAST, SLOTS, ignore)
+        first, refused, last = writer.write([SHORT, EMPTY, LONG], Tier.FAST, of(writer), ignore)
         assert isinstance(refused, WriteError)
         assert "empty" in refused.code
         assert len(written(first).passages) == 1
         assert len(written(last).passages) > 1
 
     def test_a_batch_writes_what_each_document_alone_would_get(self, writer: MemoryWriter) -> None:
-        together = written(writer.write([LONG, SHORT], Tier.FAST, SLOTS, ignore)[1]).passages[0]
-        alone = written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
+        both = writer.write([LONG, SHORT], Tier.FAST, of(writer), ignore)
+        together = written(both[1]).passages[0]
+        alone = written(writer.write([SHORT], Tier.FAST, of(writer), ignore)[0]).passages[0]
         np.testing.assert_allclose(together.codes, alone.codes, atol=1e-4)
         np.testing.assert_allclose(together.key, alone.key, atol=1e-5)
 
     def test_refinement_changes_the_codes_and_keeps_the_key(self, writer: MemoryWriter) -> None:
-        fast = written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
-        fit = written(writer.write([SHORT], Tier.FIT, SLOTS, ignore)[0]).passages[0]
+        fast = written(writer.write([SHORT], Tier.FAST, of(writer), ignore)[0]).passages[0]
+        fit = written(writer.write([SHORT], Tier.FIT, of(writer), ignore)[0]).passages[0]
         np.testing.assert_allclose(fit.key, fast.key, atol=1e-6)
         assert np.abs(fit.codes - fast.codes).max() > 0
 
@@ -82,7 +90,7 @@ class WriterConformance:
         def see(shares: Sequence[float], _stage: str) -> None:
             seen.append(list(shares))
 
-        writer.write([LONG, SHORT], Tier.FIT, SLOTS, see)
+        writer.write([LONG, SHORT], Tier.FIT, of(writer), see)
         for earlier, later in itertools.pairwise(seen):
             assert all(a <= b + 1e-9 for a, b in zip(earlier, later, strict=True))
         assert seen[-1] == pytest.approx([1.0, 1.0])
@@ -94,4 +102,4 @@ class WriterConformance:
             raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            writer.write([LONG, SHORT], Tier.FIT, SLOTS, abandon)
+            writer.write([LONG, SHORT], Tier.FIT, of(writer), abandon)

@@ -15,13 +15,14 @@ from transformers import LlamaModel
 from memory_model.bundle import Bundle
 from memory_model.packed_llama import PackedLlama
 from memory_model.passages import Passage
-from memory_store.records import Tier
+from memory_store.records import CodeFormat, Tier
+from memory_store.shards.codec import round_trip
 from paramem.settings import Settings
 from tests.integration.writers.conformance import (
     SHORT,
-    SLOTS,
     WriterConformance,
     ignore,
+    of,
     written,
 )
 from trainer_worker import fit, model_writer
@@ -66,7 +67,7 @@ class TestModelWriter(WriterConformance):
         monkeypatch.setattr(self.bundle.compressor, "compress", fail)
         monkeypatch.setattr(model_writer, "is_lost", lambda _device: lost)
         with pytest.raises(DeviceLost if lost else RuntimeError):
-            writer.write([SHORT], Tier.FAST, SLOTS, ignore)
+            writer.write([SHORT], Tier.FAST, of(writer), ignore)
 
     def test_a_fit_on_a_cpu_reads_few_passages_at_a_time(
         self, monkeypatch: pytest.MonkeyPatch
@@ -76,15 +77,39 @@ class TestModelWriter(WriterConformance):
         read: list[int] = []
         fitted = Fitter.fit
 
-        def fit(fitter: Fitter, passages: Sequence[Passage], *rest: Any) -> Any:
+        def fit(fitter: Fitter, passages: Sequence[Passage], *rest: Any, **named: Any) -> Any:
             read.append(len(passages))
-            return fitted(fitter, passages, *rest)
+            return fitted(fitter, passages, *rest, **named)
 
         monkeypatch.setattr(Fitter, "fit", fit)
         documents = [replace(SHORT, document_id=f"short-{number}") for number in range(5)]
-        for outcome in writer.write(documents, Tier.FIT, SLOTS, ignore):
+        for outcome in writer.write(documents, Tier.FIT, of(writer), ignore):
             assert written(outcome).result["steps"] == 3
         assert read == [4, 1]
+
+    def test_a_refinement_is_judged_by_what_readers_will_get(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writer = self.make_writer()
+        judged: list[torch.Tensor] = []
+        measured = Fitter._recall
+
+        def recall(fitter: Fitter, codes: torch.Tensor | None, *rest: Any) -> Any:
+            if codes is not None and not codes.requires_grad:
+                judged.append(codes)
+            return measured(fitter, codes, *rest)
+
+        monkeypatch.setattr(Fitter, "_recall", recall)
+        spec = replace(of(writer), code_format=CodeFormat.INT4)
+        [fitted] = written(writer.write([SHORT], Tier.FIT, spec, ignore)[0]).passages
+        guess, refined = judged
+        for codes in judged:
+            kept = round_trip(codes.numpy(), CodeFormat.INT4)
+            np.testing.assert_allclose(codes.numpy(), kept, rtol=1e-3)  # of 15 values a slot
+        assert fitted.stats["accepted"]
+        assert not torch.equal(guess, refined)
+        # what is stored was not rounded before
+        assert np.unique(fitted.codes[0]).size > 15
 
     def test_new_collections_get_as_many_slots_as_the_settings_say(self) -> None:
         self.settings = self.settings.model_copy(update={"slots": 7})
@@ -93,9 +118,11 @@ class TestModelWriter(WriterConformance):
         assert self.make_writer().spec.slots == self.bundle.config.slots
 
     def test_fast_memories_are_measured_only_if_asked_for(self) -> None:
-        measured = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
+        writer = self.make_writer()
+        measured = writer.write([SHORT], Tier.FAST, of(writer), ignore)[0]
         self.settings = self.settings.model_copy(update={"measure_fast": False})
-        plain = self.make_writer().write([SHORT], Tier.FAST, SLOTS, ignore)[0]
+        writer = self.make_writer()
+        plain = writer.write([SHORT], Tier.FAST, of(writer), ignore)[0]
         np.testing.assert_array_equal(
             written(plain).passages[0].codes, written(measured).passages[0].codes
         )
@@ -125,7 +152,7 @@ def test_a_loaded_writer_writes_with_packed_layers_what_plain_ones_write(
         assert isinstance(encoder.trunk, PackedLlama)
     assert type(plain._bundle.compressor.encoder.trunk) is LlamaModel
     expected, got = (
-        written(writer.write([SHORT], Tier.FAST, SLOTS, ignore)[0]).passages[0]
+        written(writer.write([SHORT], Tier.FAST, of(writer), ignore)[0]).passages[0]
         for writer in (plain, packed)
     )
     # the untrained heads divide by what varies little: float16 weights show in the codes
@@ -151,5 +178,5 @@ def test_a_loaded_writer_fits_with_the_attention_that_is_fastest(
         )
     )
     assert writer._bundle.read_lm.config._attn_implementation == attention
-    fitted = written(writer.write([SHORT], Tier.FIT, SLOTS, ignore)[0])
+    fitted = written(writer.write([SHORT], Tier.FIT, of(writer), ignore)[0])
     assert fitted.result["steps"] == 2

@@ -36,13 +36,13 @@ class Saboteur:
         self._trigger = trigger
 
     def write(
-        self, documents: Sequence[SourceDocument], tier: Tier, slots: int, progress: Progress
+        self, documents: Sequence[SourceDocument], tier: Tier, spec: MemorySpec, progress: Progress
     ) -> list[Written | WriteError]:
         texts = [document.text for document in documents]
         self.batches.append(texts)
         if self._trigger(texts):
             self._act()
-        return self._dummy.write(documents, tier, slots, progress)
+        return self._dummy.write(documents, tier, spec, progress)
 
 
 def fail_with(error: BaseException) -> Callable[[], None]:

@@ -23,7 +23,7 @@ def write(
 ) -> Sequence[Written | WriteError]:
     documents = [SourceDocument(str(number), text) for number, text in enumerate(texts)]
     return DummyWriter(SPEC, passage_words=passage_words).write(
-        documents, tier, SPEC.slots, lambda _fractions, _stage: None
+        documents, tier, SPEC, lambda _fractions, _stage: None
     )
 
 
@@ -96,7 +96,7 @@ def test_progress_counts_the_documents_done() -> None:
     DummyWriter(SPEC, passage_words=5).write(
         [SourceDocument("a", "one"), SourceDocument("b", "two")],
         Tier.FAST,
-        SPEC.slots,
+        SPEC,
         lambda fractions, _stage: seen.append(list(fractions)),
     )
     assert seen == [[1.0, 0.0], [1.0, 1.0]]
