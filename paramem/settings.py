@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     fit_steps: int = Field(60, ge=1, le=10_000)
     """Most gradient steps per passage, which ends sooner where the LLM says it word for word."""
     fit_learning_rate: float = Field(0.002, gt=0)
-    """More costs answers, of which the likelihood of the passage tells nothing (LOG.md). Codes of an
-    untrained bundle are farther from where they should be: 0.02."""
+    """More costs answers, of which the passage's likelihood tells nothing (LOG.md). Codes of an
+    untrained bundle have farther to go: 0.02."""
     shutdown_grace_s: float = Field(20.0, ge=0)
 
     def model_post_init(self, _context: Any) -> None:
