@@ -3,8 +3,8 @@
     python -m benchmarks.refinement --data DIR --set squad-dev --passages 32 --slots 64 32 16
 
 Passages of one question set, each with all questions that the set asks about it, read alone, as
-they come back from shards. Each m and format is a table of its own; the last column compares
-answers to the same questions.
+they come back from shards, for which they are refined. Each m and format is a table of its own; the
+last column compares answers to the same questions.
 """
 
 from __future__ import annotations

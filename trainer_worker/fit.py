@@ -13,8 +13,11 @@ see experiments/LOG.md.) The result is a code again, exactly.
 A memory is refined until the LLM says the passage from it word for word. Steps beyond that, and
 larger ones than it takes, lead away from what the reader was trained on: answers get worse, of
 which the passage's likelihood tells nothing (experiments/LOG.md). A refined memory is accepted only
-if it beats the first guess on the passage and does not lose on questions that the fit never saw,
-both as they will be stored.
+if it beats the first guess on the passage and does not lose on questions that the fit never saw.
+
+All of this is of the memory as it will be stored: the LLM reads what comes back of it, and
+gradients pass as if storing changed nothing (straight through: Bengio et al. 2013, arXiv
+1308.3432). So codes move to where their format can say what they should.
 
 Symbols: B = passages, m = slots, d = code dimension, h = hidden size, L = tokens.
 """
@@ -104,7 +107,7 @@ class Fitter:
         )
         train = [questions[:TRAIN_QUESTIONS] for questions in made]
         held_out = [questions[TRAIN_QUESTIONS:] for questions in made]
-        codes, steps = self._descend(first_guess, targets, train, progress)
+        codes, steps = self._descend(first_guess, targets, train, progress, as_stored)
         without, _ = self.measure(None, targets)
         with torch.no_grad():
             before = self._recall(as_stored(first_guess), targets, held_out)
@@ -144,6 +147,7 @@ class Fitter:
         targets: Sequence[Sequence[int]],
         questions: Sequence[Sequence[Question]],
         progress: Callable[[float], None],
+        as_stored: Callable[[torch.Tensor], torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Best codes (B, m, d) on the objective, and the steps each passage took (B,)."""
         rows = len(first_guess)
@@ -156,9 +160,10 @@ class Fitter:
         active = torch.arange(rows, device=first_guess.device)
         for step in range(self._steps):
             codes = first_guess[active] + delta[active] @ self._to_code
+            stored = codes + (as_stored(codes.detach()) - codes).detach()  # straight through
             rows_now = active.tolist()
             recall = self._recall(
-                codes, [targets[i] for i in rows_now], [questions[i] for i in rows_now]
+                stored, [targets[i] for i in rows_now], [questions[i] for i in rows_now]
             )
             objective = recall.nats + DISTILLATION_WEIGHT * recall.divergence
             optimizer.zero_grad()

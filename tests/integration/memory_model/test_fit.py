@@ -128,6 +128,30 @@ def test_a_passage_that_is_said_word_for_word_stops_while_others_go_on(
     assert short.steps < long.steps == 60
 
 
+def test_codes_move_to_where_their_format_remembers_more(
+    tiny_bundle: Bundle,
+    passages: list[Passage],
+    first_guess: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
+
+    def first_slot(codes: torch.Tensor) -> torch.Tensor:
+        """A format that keeps one slot of four."""
+        return torch.cat([codes[:, :1], torch.zeros_like(codes[:, 1:])], dim=1)
+
+    fitter = Fitter(tiny_bundle, steps=30, learning_rate=0.05)
+    unaware, _ = fitter.fit(passages, first_guess)
+    aware, reports = fitter.fit(passages, first_guess, as_stored=first_slot)
+    targets = [passage.token_ids for passage in passages]
+    nats = {
+        name: fitter.measure(first_slot(codes), targets)[0]
+        for name, codes in (("guess", first_guess), ("unaware", unaware), ("aware", aware))
+    }
+    assert (nats["aware"] < torch.minimum(nats["unaware"], nats["guess"])).all()
+    torch.testing.assert_close(torch.tensor([report.nats for report in reports]), nats["aware"])
+
+
 def test_progress_is_reported_and_what_it_raises_ends_the_fit(
     tiny_bundle: Bundle, passages: list[Passage], first_guess: torch.Tensor
 ) -> None:
