@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
-from benchmarks.quality import as_stored, bytes_stored, exact_match, mean
+from benchmarks.quality import bytes_stored, exact_match, mean
 from benchmarks.ranking import (
     CANDIDATES,
     Ranking,
@@ -37,6 +37,7 @@ from memory_model.coarsening import coarsen
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
 from server.selection import near_the_best
+from trainer_worker.rounding import as_stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class OfflineModel:
         return self.reader.text_prompt(query, [])
 
 
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Row numbers in batches of like length."""
+def batches(lengths: Sequence[int], most: int = BATCH) -> list[list[int]]:
+    """Row numbers in batches of like length, at most so many together."""
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
-    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    return [order[start : start + most] for start in range(0, len(order), most)]

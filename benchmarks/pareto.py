@@ -18,7 +18,6 @@ from benchmarks.command import bundle_parser, say
 from benchmarks.offline import OfflineModel
 from benchmarks.quality import (
     Asked,
-    as_stored,
     bytes_stored,
     exact_match,
     from_codes,
@@ -32,6 +31,7 @@ from memory_model.bundle import TEXT_ADAPTER
 from memory_store.catalogue.documents import compress
 from memory_store.records import CodeFormat
 from paramem.settings import load_settings
+from trainer_worker.rounding import as_stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,11 @@ from clients.evaluation.data import Question, load_set
 from memory_model.bundle import TEXT_ADAPTER
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat
-from memory_store.shards.codec import HEADER_DTYPES, layout, round_trip
+from memory_store.shards.codec import HEADER_DTYPES, layout
 from memory_store.slot_quantiser import SlotQuantiser
+from trainer_worker.rounding import Rounding, as_stored
 
 CONFUSION_PASSAGES = 24
-Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +150,6 @@ def from_codes(
             for a, z in zip(asked, codes, strict=True)
         ]
     )
-
-
-def as_stored(code_format: CodeFormat, quantiser: SlotQuantiser | None) -> Rounding:
-    """What comes back from a shard of this format. (m, d) -> (m, d)"""
-
-    def rounding(codes: torch.Tensor) -> torch.Tensor:
-        read = round_trip(codes.cpu().numpy().astype(np.float32), code_format, quantiser)
-        return torch.from_numpy(read).to(codes.device)
-
-    return rounding
 
 
 def report_kinds(asked: Sequence[Asked], answers: dict[str, Sequence[str]]) -> None:

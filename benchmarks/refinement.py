@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from benchmarks.command import bundle_parser, say
-from benchmarks.offline import OfflineModel
-from benchmarks.quality import Asked, as_stored, exact_match, gold_passages, mean, scores
+from benchmarks.offline import OfflineModel, batches
+from benchmarks.quality import Asked, exact_match, gold_passages, mean, scores
 from clients.evaluation.answers import AnswerScore
 from clients.evaluation.bootstrap import estimate
 from memory_model.passages import Passage
@@ -25,6 +25,7 @@ from memory_store.records import CodeFormat
 from paramem.settings import Settings
 from trainer_worker.fit import FitReport, Fitter
 from trainer_worker.model_writer import FIT_PASSAGES_ON_CPU
+from trainer_worker.rounding import Rounding, as_stored
 
 
 def main() -> None:
@@ -76,14 +77,12 @@ def fit_all(
     fitter: Fitter,
     passages: Sequence[Passage],
     first: Sequence[torch.Tensor],
-    stored: Callable[[torch.Tensor], torch.Tensor],
+    stored: Rounding,
 ) -> tuple[list[torch.Tensor], list[FitReport]]:
     """Codes (m, d) and a report of each passage, fitted in batches of like length."""
     fitted: dict[int, torch.Tensor] = {}
     reports: dict[int, FitReport] = {}
-    order = sorted(range(len(passages)), key=lambda number: len(passages[number].token_ids))
-    for start in range(0, len(order), FIT_PASSAGES_ON_CPU):
-        some = order[start : start + FIT_PASSAGES_ON_CPU]
+    for some in batches([len(passage.token_ids) for passage in passages], FIT_PASSAGES_ON_CPU):
         codes, told = fitter.fit(
             [passages[number] for number in some],
             torch.stack([first[number] for number in some]),

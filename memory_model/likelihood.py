@@ -49,16 +49,7 @@ def target_logits(
 
 def nats_per_token(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
     """-log P of each target sequence over its length. (N, V) -> (B,)"""
-    losses = functional.cross_entropy(logits, _flat(logits, targets), reduction="none")  # (N,)
-    return _row_means(losses, targets)
-
-
-def _flat(logits: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(N,)"""
-    return torch.tensor([token for target in targets for token in target], device=logits.device)
-
-
-def _row_means(values: torch.Tensor, targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(N,) -> (B,)"""
-    rows = torch.split(values, [len(target) for target in targets])
+    flat = torch.tensor([token for target in targets for token in target], device=logits.device)
+    losses = functional.cross_entropy(logits, flat, reduction="none")  # (N,)
+    rows = torch.split(losses, [len(target) for target in targets])
     return torch.stack([row.mean() for row in rows])

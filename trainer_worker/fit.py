@@ -35,6 +35,7 @@ from memory_model.passages import Passage
 from memory_model.reader import Reader
 from trainer_worker.packing import Block, pack, read_packed
 from trainer_worker.questions import Question, QuestionMaker
+from trainer_worker.rounding import Rounding
 
 TRAIN_QUESTIONS, HELD_OUT_QUESTIONS = 1, 2
 DISTILLATION_WEIGHT = 0.3
@@ -90,7 +91,7 @@ class Fitter:
         first_guess: torch.Tensor,
         progress: Callable[[float], None] = lambda _share: None,
         *,
-        as_stored: Callable[[torch.Tensor], torch.Tensor] = lambda codes: codes,
+        as_stored: Rounding = lambda codes: codes,
     ) -> tuple[torch.Tensor, list[FitReport]]:
         """Refine the memories of B passages.
 
@@ -147,7 +148,7 @@ class Fitter:
         targets: Sequence[Sequence[int]],
         questions: Sequence[Sequence[Question]],
         progress: Callable[[float], None],
-        as_stored: Callable[[torch.Tensor], torch.Tensor],
+        as_stored: Rounding,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Best codes (B, m, d) on the objective, and the steps each passage took (B,)."""
         rows = len(first_guess)
@@ -203,14 +204,17 @@ class Fitter:
             [Block(tuple(target), 0), *(question.block for question in asked)]
             for target, asked in zip(targets, questions, strict=True)
         ]
-        output = read_packed(self._lm, pack(self._lm.get_input_embeddings(), contexts, blocks))
+        packed = pack(self._lm.get_input_embeddings(), contexts, blocks)
+        output = read_packed(self._lm, packed)
         sizes = [len(block.token_ids) - block.prompt_length for row in blocks for block in row]
-        of_block = iter(torch.split(output.logits, sizes))  # (A, V) each
+        of_block = zip(  # (A, V) and (A,) each
+            torch.split(output.logits, sizes), torch.split(packed.targets, sizes), strict=True
+        )
         nats, accuracy, divergence = [], [], []
-        for target, asked in zip(targets, questions, strict=True):
-            logits, tokens = next(of_block), torch.tensor(target, device=output.logits.device)
+        for asked in questions:
+            logits, tokens = next(of_block)
             nats.append(functional.cross_entropy(logits, tokens))
             accuracy.append((logits.argmax(dim=-1) == tokens).float().mean())
-            apart = [question.divergence(next(of_block)) for question in asked]
+            apart = [question.divergence(next(of_block)[0]) for question in asked]
             divergence.append(torch.stack(apart).mean() if apart else torch.zeros_like(nats[-1]))
         return _Recall(torch.stack(nats), torch.stack(accuracy), torch.stack(divergence))

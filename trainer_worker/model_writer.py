@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from memory_model.device_loss import is_lost
 from memory_model.passages import Passage, PassageSplitter
 from memory_model.runtime import open_bundle
 from memory_store.records import CodeFormat, MemorySpec, PassageMemory, Tier
-from memory_store.shards.codec import round_trip
 from memory_store.slot_quantiser import SlotQuantiser
 from paramem.settings import Settings
 from trainer_worker.fit import Fitter
+from trainer_worker.rounding import as_stored
 from trainer_worker.splitting import split_document
 from trainer_worker.writer import DeviceLost, Progress, SourceDocument, WriteError, Written
 
@@ -124,13 +123,13 @@ class ModelWriter:
             # the key is the text's, not the codes': refinement leaves it as it is
             index_keys = self._bundle.selector.keys([p.text for p in passages]).cpu().numpy()
         meter.report(batch, 0.0)
-        as_stored = partial(self._as_stored, code_format=spec.code_format)
+        rounding = as_stored(spec.code_format, self.quantiser)
         if tier is Tier.FIT:
             codes, reports = self._fitter.fit(
                 passages,
                 codes,
                 lambda share: meter.report(batch, share),
-                as_stored=as_stored,
+                as_stored=rounding,
             )
             stats = [
                 {
@@ -146,7 +145,7 @@ class ModelWriter:
                 for report in reports
             ]
         elif self._measures_fast:
-            stats = self._measure(as_stored(codes), token_ids, lambda: meter.report(batch, 0.5))
+            stats = self._measure(rounding(codes), token_ids, lambda: meter.report(batch, 0.5))
         else:
             stats = [{} for _ in batch]
         meter.report(batch, 1.0)
@@ -162,11 +161,6 @@ class ModelWriter:
             )
             for i, passage in enumerate(passages)
         ]
-
-    def _as_stored(self, codes: torch.Tensor, code_format: CodeFormat) -> torch.Tensor:
-        """What readers will get of codes. (B, m, d) float32 -> (B, m, d)"""
-        read = round_trip(codes.cpu().numpy(), code_format, self.quantiser)
-        return torch.from_numpy(read).to(codes.device)
 
     def _measure(
         self,

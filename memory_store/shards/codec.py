@@ -92,13 +92,6 @@ def decode(tensors: Mapping[str, Tensor], quantiser: SlotQuantiser | None = None
     return stored.astype(np.float32)
 
 
-def round_trip(
-    codes: FloatArray, code_format: CodeFormat, quantiser: SlotQuantiser | None = None
-) -> FloatArray:
-    """What comes back of codes (n, m, d) that are stored; raises what :func:`encode` does."""
-    return decode(encode(codes, code_format, quantiser), quantiser)
-
-
 def encode_keys(keys: FloatArray, code_format: CodeFormat) -> Tensor:
     """Encode (n, d) float32 keys as bf16 (n, d), or as integers and scale (n, bytes) uint8.
 

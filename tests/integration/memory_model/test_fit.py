@@ -30,20 +30,25 @@ def first_guess(tiny_bundle: Bundle, passages: list[Passage]) -> torch.Tensor:
         return tiny_bundle.compressor.compress([passage.token_ids for passage in passages])
 
 
+@pytest.fixture
+def every_gain_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model's answers mean nothing: the reconstruction alone decides."""
+    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
+
+
+@pytest.mark.usefixtures("every_gain_accepted")
 def test_the_fit_remembers_better_than_no_memory_and_than_the_first_guess(
     tiny_bundle: Bundle,
     passages: list[Passage],
     first_guess: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # a random model's answers mean nothing: only the reconstruction is looked at here
-    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
     _, reports = Fitter(tiny_bundle, steps=40, learning_rate=0.05).fit(passages, first_guess)
     for report in reports:
         assert report.nats < report.nats_first_guess
         assert report.nats < 0.9 * report.nats_without_memory
 
 
+@pytest.mark.usefixtures("every_gain_accepted")
 def test_the_fit_equals_a_straight_line_reference(
     tiny_bundle: Bundle,
     passages: list[Passage],
@@ -51,7 +56,6 @@ def test_the_fit_equals_a_straight_line_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fit_module, "DISTILLATION_WEIGHT", 0.0)
-    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
     steps, rate = 6, 0.02
     codes, _ = Fitter(tiny_bundle, steps=steps, learning_rate=rate).fit(
         passages[:1], first_guess[:1]
@@ -113,10 +117,10 @@ def test_a_passage_that_no_longer_gains_stops_early(
     assert [report.steps for report in reports] == [6, 6]
 
 
+@pytest.mark.usefixtures("every_gain_accepted")
 def test_a_passage_that_is_said_word_for_word_stops_while_others_go_on(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
     monkeypatch.setattr(fit_module, "PATIENCE_STEPS", 1_000)
     passages = passages_of(tiny_bundle, ["a log", "the cat sat on the mat and the dog " * 8])
     with torch.no_grad():
@@ -128,13 +132,12 @@ def test_a_passage_that_is_said_word_for_word_stops_while_others_go_on(
     assert short.steps < long.steps == 60
 
 
+@pytest.mark.usefixtures("every_gain_accepted")
 def test_codes_move_to_where_their_format_remembers_more(
     tiny_bundle: Bundle,
     passages: list[Passage],
     first_guess: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fit_module, "HELD_OUT_TOLERANCE_NATS", 1e9)
 
     def first_slot(codes: torch.Tensor) -> torch.Tensor:
         """A format that keeps one slot of four."""

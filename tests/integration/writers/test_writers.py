@@ -16,7 +16,6 @@ from memory_model.bundle import Bundle
 from memory_model.packed_llama import PackedLlama
 from memory_model.passages import Passage
 from memory_store.records import CodeFormat, Tier
-from memory_store.shards.codec import round_trip
 from paramem.settings import Settings
 from tests.integration.writers.conformance import (
     SHORT,
@@ -29,6 +28,7 @@ from trainer_worker import fit, model_writer
 from trainer_worker.dummy_writer import DummyWriter
 from trainer_worker.fit import Fitter
 from trainer_worker.model_writer import ModelWriter
+from trainer_worker.rounding import as_stored
 from trainer_worker.writer import DeviceLost
 
 
@@ -105,9 +105,10 @@ class TestModelWriter(WriterConformance):
         descending = [codes for codes in read if codes.requires_grad]
         guess, refined = (codes for codes in read if not codes.requires_grad)
         assert len(descending) == 3
+        rounding = as_stored(CodeFormat.INT4, None)
         for codes in (*descending, guess, refined):  # of 15 values a slot
-            kept = round_trip(codes.detach().numpy(), CodeFormat.INT4)
-            np.testing.assert_allclose(codes.detach().numpy(), kept, rtol=1e-3, atol=1e-6)
+            kept = rounding(codes.detach())
+            np.testing.assert_allclose(codes.detach().numpy(), kept.numpy(), rtol=1e-3, atol=1e-6)
         assert not torch.equal(guess, refined)
         # what goes to the store was not rounded before
         assert np.unique(fitted.codes[0]).size > 15

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,7 @@ VOCABULARY, HIDDEN = 200, 64
 STEPS = 70  # more than the room a layer allocates ahead
 
 
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 def sliding_lm(tiny_model: Path) -> PreTrainedModel:

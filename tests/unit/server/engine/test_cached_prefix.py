@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,24 +12,16 @@ from transformers import PreTrainedModel
 from memory_model.runtime import ReadingModel
 from server.engine.batch import Batch
 from server.engine.cached_prefix import CachedPrefix, cached_prefix
-from tests.unit.server.engine.tiny_lm import full_lm, packed_lm
+from tests.unit.server.engine.tiny_lm import full_lm
 
-pytestmark = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
-)
+pytestmark = [
+    pytest.mark.usefixtures("inference"),
+    pytest.mark.skipif(
+        "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+    ),
+]
 
 HIDDEN, LENGTH = 64, 9
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def lm(tiny_model: Path) -> PreTrainedModel:
-    return packed_lm(tiny_model)
 
 
 @pytest.fixture

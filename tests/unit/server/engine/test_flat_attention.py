@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,24 +14,15 @@ from transformers import PreTrainedModel
 from server.engine import flat_attention
 from server.engine.batch import FEWEST_COLUMNS, Batch
 from server.engine.flat_attention import CALL, Run, runs_of
-from tests.unit.server.engine.tiny_lm import packed_lm
 
-pytestmark = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
-)
+pytestmark = [
+    pytest.mark.usefixtures("inference"),
+    pytest.mark.skipif(
+        "fbgemm" not in torch.backends.quantized.supported_engines, reason="packs on x86 CPUs only"
+    ),
+]
 
 HIDDEN = 64
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def lm(tiny_model: Path) -> PreTrainedModel:
-    return packed_lm(tiny_model)
 
 
 class Rows:
